@@ -1,0 +1,1 @@
+//! Client for Tenure servers: async and blocking, pipelined, shard-aware.

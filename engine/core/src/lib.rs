@@ -1,0 +1,1 @@
+//! One shard of the Tenure lease engine as a pure state machine.

@@ -1,0 +1,1 @@
+//! The embeddable Tenure lease engine: cores, log, recovery, handles.

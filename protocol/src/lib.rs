@@ -1,0 +1,1 @@
+//! Tenure's binary wire protocol: bytes to frames and back, without I/O.

@@ -1,0 +1,3 @@
+//! The `tenure` command: server, command line client and load benchmark.
+
+fn main() {}
