@@ -29,8 +29,8 @@ pub use id::{GrantKey, LeaseId, ShardIndex};
 pub use id_rule::{generation_range, mix, shard_of, unmix};
 pub use outcome::*;
 pub use record::{
-    Cause, DeadlineEntries, END_ENTRY_BYTES, ENTRIES_OFFSET, EndEntries, ItemEntries, Record, RecordBuffer,
-    RecordError, RecordIter, end_position,
+    Cause, DeadlineEntries, END_ENTRY_BYTES, ENTRIES_OFFSET, EndEntries, EndRange, ItemEntries, Record,
+    RecordBuffer, RecordError, RecordIter, end_position,
 };
 pub use refusal::{Answer, Refusal};
 pub use shard::{ImageCursor, ImageError, ReplayError, Shard};

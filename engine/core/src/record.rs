@@ -28,7 +28,7 @@
 mod buffer;
 mod decode;
 
-pub use buffer::RecordBuffer;
+pub use buffer::{EndRange, RecordBuffer};
 pub use decode::{DeadlineEntries, EndEntries, ItemEntries, RecordError, RecordIter};
 
 use crate::id::{GrantKey, LeaseId};

@@ -17,9 +17,18 @@ pub struct RecordBuffer {
     start: Position,
     bytes: Vec<u8>,
     time: Time,
-    ends: Vec<Range<usize>>,
+    ends: Vec<EndRange>,
     record_count: u32,
     open: Option<OpenRecord>,
+}
+
+/// Where a revoked, expired or ended-items record stands in the open batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndRange {
+    /// Its bytes, counted from the batch's first record.
+    pub bytes: Range<usize>,
+    /// Its engine time.
+    pub time: Time,
 }
 
 /// The last record, while more entries may join it.
@@ -87,15 +96,16 @@ impl RecordBuffer {
     }
 
     /// Byte ranges of the revoked, expired and ended-items records: what the event stream is made of.
-    pub fn ends(&self) -> &[Range<usize>] {
+    pub fn ends(&self) -> &[EndRange] {
         &self.ends
     }
 
-    /// Brings the clock to `now`, by a record if it differs. Called before each other record.
+    /// Brings the clock to `now`, by a record if it differs. The shard calls it before each other record; the shell, to
+    /// carry the clock into an idle log.
     ///
     /// S6: a step back is a bug of the caller.
     #[inline]
-    pub(crate) fn stamp(&mut self, now: Time) {
+    pub fn stamp(&mut self, now: Time) {
         if now != self.time {
             self.stamp_slow(now);
         }
@@ -133,13 +143,13 @@ impl RecordBuffer {
         let flags = if items_follow { END_ITEMS_FOLLOW } else { 0 };
         if self.entry(kind, flags) {
             let offset = self.bytes.len() - ENTRIES_OFFSET;
-            self.ends.push(offset..offset);
+            self.ends.push(EndRange { bytes: offset..offset, time: self.time });
         }
         self.word(id.0);
         self.word(token.0);
         let end = self.bytes.len();
         if let Some(range) = self.ends.last_mut() {
-            range.end = end;
+            range.bytes.end = end;
         }
     }
 
@@ -195,7 +205,7 @@ impl RecordBuffer {
             self.bytes.extend_from_slice(item);
         }
         self.pad();
-        self.ends.push(offset..self.bytes.len());
+        self.ends.push(EndRange { bytes: offset..self.bytes.len(), time: self.time });
     }
 
     /// Appends a promotion.
@@ -271,7 +281,9 @@ mod tests {
             log.end(Cause::Expired, false, LeaseId(i + 1), Token(8));
         }
         assert_eq!(log.record_count(), 2);
-        assert_eq!(log.ends(), [0..8 + 16 * 4096, 8 + 16 * 4096..8 + 16 * 4096 + 24]);
+        let ranges: Vec<_> = log.ends().iter().map(|end| end.bytes.clone()).collect();
+        assert_eq!(ranges, [0..8 + 16 * 4096, 8 + 16 * 4096..8 + 16 * 4096 + 24]);
+        assert!(log.ends().iter().all(|end| end.time == Time(5)));
         log.end(Cause::Revoked, false, LeaseId(9), Token(8));
         log.end(Cause::Revoked, true, LeaseId(9), Token(8));
         assert_eq!(log.record_count(), 4, "neither cause nor flag may be mixed");
