@@ -1,1 +1,3 @@
 //! The embeddable Tenure lease engine: cores, log, recovery, handles.
+
+pub mod log;

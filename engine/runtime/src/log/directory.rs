@@ -1,0 +1,325 @@
+//! A data directory as a whole: lock, manifest, one folder per shard.
+//!
+//! ```text
+//! DIR/LOCK  DIR/MANIFEST
+//! DIR/shard-0000/00000000000000000000.log …  snapshot-<position>.img  <position>.spare
+//! ```
+//! The order of a start: [`open`](DataDir::open) (lock, manifest) → recover each shard →
+//! [`begin_epoch`](DataDir::begin_epoch) (next epoch and recovered tails made durable) → first write.
+//! Re-sharding builds new folders beside the old ones ([`plan_shards`](DataDir::plan_shards)), gives each
+//! a snapshot, and switches with one manifest write ([`adopt`](DataDir::adopt)); a crash before that leaves
+//! the old layout in force and the new folders to be removed on the next open.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::LogError;
+use super::limits::SEGMENT_BYTES_UNIT;
+use super::lock::DirLock;
+use super::manifest::{Manifest, ShardManifest};
+use super::segment::sync_dir;
+
+/// A locked data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    manifest: Option<Manifest>,
+    _lock: DirLock,
+}
+
+/// One shard's log on disk: where it is and whose batches belong to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardLog {
+    /// Folder of segments and snapshots.
+    pub dir: PathBuf,
+    /// Random identity of the log.
+    pub log_id: u64,
+    /// Which shard.
+    pub shard: u16,
+    /// Position of the log's first byte.
+    pub start: u64,
+    /// The log is known complete up to here.
+    pub floor: u64,
+}
+
+impl DataDir {
+    /// Locks `path`, creating the directory when it is missing, and reads its manifest.
+    ///
+    /// # Errors
+    /// In use by another process, not writable, or a manifest that is damaged or of another version.
+    pub fn open(path: &Path) -> Result<DataDir, LogError> {
+        std::fs::create_dir_all(path).map_err(LogError::io("create", path))?;
+        let lock = DirLock::exclusive(path)?;
+        let manifest = Manifest::read(path)?;
+        let dir = DataDir { path: path.to_owned(), manifest, _lock: lock };
+        match &dir.manifest {
+            Some(manifest) => dir.remove_unlisted(manifest)?,
+            None => dir.refuse_orphans()?,
+        }
+        Ok(dir)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The manifest; `None` in a new directory.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// Makes a new directory a log with a shard per entry of `generation_bases`.
+    ///
+    /// # Errors
+    /// Files could not be written.
+    pub fn create(&mut self, generation_bases: &[u64]) -> Result<&Manifest, LogError> {
+        assert!(self.manifest.is_none(), "a directory is created once");
+        let shards = self.new_shards(generation_bases, 0, "")?;
+        self.replace(Manifest::new(rand::random(), shards))
+    }
+
+    /// The log of one shard, as the manifest has it.
+    #[must_use]
+    pub fn shard_log(&self, shard: u16) -> ShardLog {
+        self.listed().shard_log(&self.path, shard)
+    }
+
+    /// Starts a run: makes the next epoch and the recovered tails durable. Must precede the first
+    /// write. Returns the epoch.
+    ///
+    /// # Errors
+    /// The manifest could not be written.
+    pub fn begin_epoch(&mut self, tails: &[u64]) -> Result<u32, LogError> {
+        let mut manifest = self.listed().with_tails(tails);
+        manifest.epoch = manifest.epoch.checked_add(1).ok_or_else(|| LogError::Manifest {
+            path: self.path.join(super::manifest::MANIFEST_FILE),
+            reason: "started 2^32 times".to_owned(),
+        })?;
+        self.replace(manifest).map(|manifest| manifest.epoch)
+    }
+
+    /// Records where each shard's log ended at a clean stop, everything durable.
+    ///
+    /// # Errors
+    /// The manifest could not be written.
+    pub fn record_tails(&mut self, tails: &[u64]) -> Result<(), LogError> {
+        let manifest = self.listed().with_tails(tails);
+        self.replace(manifest).map(drop)
+    }
+
+    /// Makes empty folders for another set of shards, whose positions start above every recovered
+    /// tail. Nothing of the present log changes until [`adopt`](Self::adopt).
+    ///
+    /// # Errors
+    /// Folders could not be made.
+    pub fn plan_shards(&self, generation_bases: &[u64], tails: &[u64]) -> Result<Manifest, LogError> {
+        let manifest = self.listed();
+        let start = tails.iter().max().map_or(0, |tail| (tail + 1).next_multiple_of(SEGMENT_BYTES_UNIT));
+        let suffix = format!("-e{}", manifest.epoch);
+        let shards = self.new_shards(generation_bases, start, &suffix)?;
+        Ok(Manifest { log_id: rand::random(), shards, ..manifest.clone() })
+    }
+
+    /// Switches to a planned set of shards, each of which has its snapshot, and removes the old one.
+    ///
+    /// # Errors
+    /// The manifest could not be written; the old shards are then still in force.
+    pub fn adopt(&mut self, planned: Manifest) -> Result<(), LogError> {
+        let manifest = self.replace(planned)?.clone();
+        self.remove_unlisted(&manifest)
+    }
+
+    fn listed(&self) -> &Manifest {
+        self.manifest.as_ref().expect("the directory has been created")
+    }
+
+    fn replace(&mut self, manifest: Manifest) -> Result<&Manifest, LogError> {
+        manifest.write(&self.path)?;
+        Ok(self.manifest.insert(manifest))
+    }
+
+    fn new_shards(
+        &self,
+        generation_bases: &[u64],
+        start: u64,
+        suffix: &str,
+    ) -> Result<Vec<ShardManifest>, LogError> {
+        let mut shards = Vec::with_capacity(generation_bases.len());
+        for (index, &generation_base) in generation_bases.iter().enumerate() {
+            let directory = format!("shard-{index:04}{suffix}");
+            let path = self.path.join(&directory);
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(LogError::io("create", &path)(error));
+                }
+                _ => {}
+            }
+            shards.push(ShardManifest {
+                directory,
+                generation_base,
+                seed: rand::random(),
+                start,
+                tail: start,
+            });
+        }
+        sync_dir(&self.path).map_err(LogError::io("sync", &self.path))?;
+        Ok(shards)
+    }
+
+    /// Removes shard folders of a re-sharding that did not finish, or of the layout before it.
+    fn remove_unlisted(&self, manifest: &Manifest) -> Result<(), LogError> {
+        for (name, path) in shard_dirs(&self.path)? {
+            if !manifest.shards.iter().any(|shard| shard.directory == name) {
+                tracing::info!(path = %path.display(), "removing a shard folder that the manifest does not list");
+                std::fs::remove_dir_all(&path).map_err(LogError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Without a manifest, shard folders with files in them mean that the manifest was lost.
+    fn refuse_orphans(&self) -> Result<(), LogError> {
+        for (_, path) in shard_dirs(&self.path)? {
+            let mut entries = std::fs::read_dir(&path).map_err(LogError::io("list", &path))?;
+            if entries.next().is_some() {
+                return Err(LogError::Manifest {
+                    path: self.path.join(super::manifest::MANIFEST_FILE),
+                    reason: format!("missing, although {} holds a log", path.display()),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Manifest {
+    /// The log of one shard of the data directory `dir`.
+    #[must_use]
+    pub fn shard_log(&self, dir: &Path, shard: u16) -> ShardLog {
+        let listed = &self.shards[usize::from(shard)];
+        ShardLog {
+            dir: dir.join(&listed.directory),
+            log_id: self.log_id,
+            shard,
+            start: listed.start,
+            floor: listed.tail,
+        }
+    }
+
+    fn with_tails(&self, tails: &[u64]) -> Manifest {
+        assert_eq!(tails.len(), self.shards.len(), "a tail per shard");
+        let mut manifest = self.clone();
+        for (shard, &tail) in manifest.shards.iter_mut().zip(tails) {
+            assert!(tail >= shard.tail, "S3: a shard's log never becomes shorter");
+            shard.tail = tail;
+        }
+        manifest
+    }
+}
+
+/// Folders named like ours: `shard-` and four digits, optionally `-e` and a number.
+fn shard_dirs(dir: &Path) -> Result<Vec<(String, PathBuf)>, LogError> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let ours = |name: &str| {
+        let Some(rest) = name.strip_prefix("shard-") else { return false };
+        match rest.split_once("-e") {
+            Some((index, epoch)) => index.len() == 4 && digits(index) && digits(epoch),
+            None => rest.len() == 4 && digits(rest),
+        }
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(LogError::io("list", dir))? {
+        let entry = entry.map_err(LogError::io("list", dir))?;
+        if let Some(name) = entry.file_name().to_str().filter(|name| ours(name))
+            && entry.path().is_dir()
+        {
+            found.push((name.to_owned(), entry.path()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_and_tails_are_durable_before_use() {
+        let home = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(home.path()).unwrap();
+        assert!(dir.manifest().is_none());
+        dir.create(&[0, 1 << 34]).unwrap();
+        assert_eq!(dir.begin_epoch(&[0, 4096]).unwrap(), 1);
+        let log = dir.shard_log(1);
+        assert_eq!((log.shard, log.start, log.floor), (1, 0, 4096));
+        assert!(log.dir.is_dir());
+        drop(dir);
+        let mut dir = DataDir::open(home.path()).unwrap();
+        assert_eq!(dir.shard_log(1), log);
+        assert_eq!(dir.begin_epoch(&[8192, 4096]).unwrap(), 2);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let _dir = DataDir::open(home.path()).unwrap();
+        assert!(matches!(DataDir::open(home.path()), Err(LogError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_lost_manifest_is_not_a_new_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(home.path()).unwrap();
+        dir.create(&[0]).unwrap();
+        let segment = dir.shard_log(0).dir.join("00000000000000000000.log");
+        drop(dir);
+        std::fs::remove_file(home.path().join("MANIFEST")).unwrap();
+        drop(DataDir::open(home.path()).expect("empty folders are an unfinished creation"));
+        std::fs::write(segment, [0]).unwrap();
+        let error = DataDir::open(home.path()).unwrap_err().to_string();
+        assert!(error.contains("MANIFEST: missing, although"), "{error}");
+    }
+
+    #[test]
+    fn resharding_switches_at_once_and_cleans_up() {
+        let home = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(home.path()).unwrap();
+        dir.create(&[0, 1]).unwrap();
+        dir.begin_epoch(&[0, 0]).unwrap();
+        let before = dir.manifest().unwrap().clone();
+        std::fs::create_dir(home.path().join("shard-backup")).unwrap();
+        dir.plan_shards(&[0, 1, 2], &[4096, 12_288]).unwrap();
+        drop(dir);
+        // The first plan was never adopted: as if the process had died.
+        let mut dir = DataDir::open(home.path()).unwrap();
+        assert_eq!(dir.manifest(), Some(&before));
+        assert!(!home.path().join("shard-0002-e1").exists());
+        let planned = dir.plan_shards(&[0, 1, 2], &[4096, 12_288]).unwrap();
+        dir.adopt(planned).unwrap();
+        let names: Vec<String> = shard_dirs(home.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["shard-0000-e1", "shard-0001-e1", "shard-0002-e1"]);
+        let log = dir.shard_log(2);
+        assert_eq!((log.start, log.floor), (1 << 20, 1 << 20), "above every old position");
+        assert_ne!(log.log_id, before.log_id);
+        assert!(home.path().join("shard-backup").exists(), "what is not ours stays");
+    }
+
+    /// File-system identity is per thread on Linux: this thread becomes nobody, whoever runs the test.
+    #[test]
+    fn a_directory_that_cannot_be_written_is_a_clear_error() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+        let path = home.path().to_owned();
+        let attempt = std::thread::spawn(move || {
+            // SAFETY: changes only the calling thread's file-system user id.
+            unsafe { libc::syscall(libc::SYS_setfsuid, 65_534) };
+            DataDir::open(&path).map(drop)
+        });
+        let error = attempt.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("LOCK") && error.contains("must be writable by this user"), "{error}");
+    }
+}
