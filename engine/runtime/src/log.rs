@@ -21,11 +21,15 @@ pub mod limits;
 
 mod aligned;
 mod batch;
+mod chain;
 mod directory;
 mod error;
 mod lock;
 mod manifest;
+mod recover;
 mod segment;
+mod snapshot;
+mod window;
 mod writer;
 
 pub use batch::{BatchFlaw, BatchHeader};
@@ -33,5 +37,7 @@ pub use directory::{DataDir, ShardLog};
 pub use error::{Damage, LogError, LogFault};
 pub use lock::DirLock;
 pub use manifest::{MANIFEST_FILE, Manifest, ShardManifest};
+pub use recover::{Recovered, Replay, Torn, recover};
 pub use segment::{SegmentFile, SyncMode};
+pub use snapshot::{FinishedSnapshot, SnapshotFoot, SnapshotHead, SnapshotWriter};
 pub use writer::{LogWrite, LogWriter, SyncRequest, Tail, WriterConfig};

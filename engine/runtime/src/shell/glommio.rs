@@ -1,0 +1,193 @@
+//! The fallback shell: a glommio executor per core, for kernels without what the ring shell needs.
+//!
+//! One task runs the station's turns; log writes and connections are tasks beside it. They share
+//! the station through [`Core`], borrowing it only between awaits, and *nudge* the turn task when
+//! they have put something in. Readiness instead of completions costs about 1.5 times the CPU per
+//! request of the ring shell (docs/decisions/0002), which is why this is not the default.
+//!
+//! Traps of glommio that the settings here avoid: without `preempt_timer` a task that awaits I/O
+//! beside a busy one is answered after 200 ms; the default `io_memory` does not fit an 8 MiB
+//! memlock limit twice; `fdatasync` after a write costs nearly twice the CPU of a file opened with
+//! O_DSYNC.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use event_listener::Event;
+use glommio::io::{DmaFile, OpenOptions, PollableFd};
+use glommio::timer::Timer;
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::error::OpenError;
+use crate::journal::LogWrite;
+use crate::station::{Sleep, Station};
+
+/// DMA memory of an executor, bytes: two executors fit the common memlock limit of 8 MiB.
+const IO_MEMORY_BYTES: usize = 1 << 20;
+/// How often a busy task is asked to give way.
+const PREEMPT_INTERVAL: Duration = Duration::from_micros(200);
+
+/// What shares a glommio core with the shard.
+pub trait GlommioService: 'static {
+    /// Called once inside the executor before the first turn: spawn listeners here.
+    fn start(self: Rc<Self>, core: &Rc<Core>);
+    /// Once a turn: take ready replies and parcels.
+    fn turn(&self, core: &Rc<Core>, station: &mut Station);
+    /// After the station's end of turn: take ready replies, wake writers.
+    fn flush(&self, core: &Rc<Core>, station: &mut Station);
+    /// Whether nothing is left to say to anyone; asked once the station is stopping.
+    fn is_drained(&self) -> bool;
+}
+
+/// A core without a service.
+pub(crate) struct NoService;
+
+impl GlommioService for NoService {
+    fn start(self: Rc<Self>, _: &Rc<Core>) {}
+    fn turn(&self, _: &Rc<Core>, _: &mut Station) {}
+    fn flush(&self, _: &Rc<Core>, _: &mut Station) {}
+    fn is_drained(&self) -> bool {
+        true
+    }
+}
+
+/// A glommio core: its station and the bell by which its tasks ask for a turn.
+pub struct Core {
+    /// The station. Borrow it only between awaits.
+    pub station: RefCell<Station>,
+    nudged: Cell<bool>,
+    nudge: Event,
+    files: RefCell<HashMap<PathBuf, Rc<DmaFile>>>,
+}
+
+impl Core {
+    /// Asks for a turn soon: something was put into the station.
+    pub fn nudge(&self) {
+        self.nudged.set(true);
+        self.nudge.notify(1);
+    }
+}
+
+/// Builds the executor on this thread and runs the core in it until it has been stopped and drained.
+pub(crate) fn run<S: GlommioService>(
+    cpu: Option<usize>,
+    spin: Duration,
+    make: impl FnOnce() -> Result<Option<(Station, S)>, OpenError>,
+) -> Result<(), OpenError> {
+    let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
+        .io_memory(IO_MEMORY_BYTES)
+        .preempt_timer(PREEMPT_INTERVAL)
+        .spin_before_park(spin)
+        .make()
+        .map_err(|error| OpenError::Driver {
+            driver: "glommio",
+            reason: format!(
+                "{error}; it needs io_uring (kernel 5.8 or newer) and 512 KiB of memlock per core"
+            ),
+        })?;
+    executor.run(async move {
+        let Some((station, service)) = make()? else { return Ok(()) };
+        let core = Rc::new(Core {
+            station: RefCell::new(station),
+            nudged: Cell::new(false),
+            nudge: Event::new(),
+            files: RefCell::default(),
+        });
+        let bell = glommio::spawn_local(listen_to_bell(Rc::clone(&core)));
+        turns(&core, Rc::new(service)).await;
+        bell.cancel().await;
+        Ok(())
+    })
+}
+
+async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
+    Rc::clone(&service).start(core);
+    loop {
+        core.nudged.set(false);
+        let (sleep, writes, done) = {
+            let mut station = core.station.borrow_mut();
+            station.begin_turn();
+            service.turn(core, &mut station);
+            station.end_turn();
+            if let Err(fault) = station.mind_log() {
+                super::end_process(&fault);
+            }
+            let writes: Vec<LogWrite> = std::iter::from_fn(|| station.next_write()).collect();
+            service.flush(core, &mut station);
+            let done = station.is_stopping() && service.is_drained() && station.is_drained();
+            (station.sleep(), writes, done)
+        };
+        if done {
+            return;
+        }
+        for write in writes {
+            glommio::spawn_local(perform_write(Rc::clone(core), write)).detach();
+        }
+        match sleep {
+            Sleep::No => glommio::executor().yield_now().await,
+            Sleep::For(wait) => rest(core, Some(wait)).await,
+            Sleep::Forever => rest(core, None).await,
+        }
+    }
+}
+
+/// Sleeps until a nudge, the bell, or `wait` is over.
+async fn rest(core: &Core, wait: Option<Duration>) {
+    let nudge = core.nudge.listen();
+    if core.nudged.get() || !core.station.borrow().prepare_sleep() {
+        return glommio::executor().yield_now().await;
+    }
+    match wait {
+        Some(wait) => {
+            let timer = async {
+                Timer::new(wait).await;
+            };
+            futures_lite::future::or(nudge, timer).await;
+        }
+        None => nudge.await,
+    }
+    core.station.borrow().woke();
+}
+
+async fn listen_to_bell(core: Rc<Core>) {
+    let bell = core.station.borrow().bell().try_clone_to_owned().expect("duplicating the bell's descriptor");
+    let bell = PollableFd::new(bell).expect("an executor is running");
+    while bell.readable().await.is_ok() {
+        core.station.borrow().silence_bell();
+        core.nudge();
+    }
+}
+
+async fn perform_write(core: Rc<Core>, write: LogWrite) {
+    let result = write_segment(&core, &write).await;
+    let outcome = core.station.borrow_mut().write_completed(write.id, result);
+    if let Err(fault) = outcome {
+        super::end_process(&fault);
+    }
+    core.nudge();
+}
+
+async fn write_segment(core: &Core, write: &LogWrite) -> io::Result<usize> {
+    let file = open_segment(core, write.file.path()).await?;
+    let mut buffer = file.alloc_dma_buffer(write.length);
+    buffer.as_bytes_mut()[..write.length].copy_from_slice(core.station.borrow().write_bytes(write));
+    file.write_at(buffer, write.offset).await.map_err(io::Error::from)
+}
+
+/// The segment's file in this executor, opened once. Only the newest two are kept open.
+async fn open_segment(core: &Core, path: &Path) -> io::Result<Rc<DmaFile>> {
+    if let Some(file) = core.files.borrow().get(path) {
+        return Ok(Rc::clone(file));
+    }
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).dma_open(path).await?;
+    let file = Rc::new(file);
+    let mut files = core.files.borrow_mut();
+    let newest = files.keys().max().cloned();
+    files.retain(|kept, _| Some(kept) == newest.as_ref());
+    files.insert(path.to_owned(), Rc::clone(&file));
+    Ok(file)
+}

@@ -1,0 +1,261 @@
+//! The default shell: one loop, one raw io_uring, everything a completion.
+//!
+//! The ring is made with SINGLE_ISSUER and DEFER_TASKRUN: completions are delivered only when the
+//! loop asks for them, so other threads never interrupt it, and polling the ring while traffic is
+//! fresh costs one cheap `enter`. When traffic pauses for longer than `spin`, the core announces
+//! sleep and waits in the kernel for a completion, the bell of its inbox, or the next deadline.
+//!
+//! Order within a turn matters: completions are taken out of the ring *before* the clock is read,
+//! so that the time of a turn is never before the arrival of what the turn applies (S2).
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, opcode, squeue};
+
+use crate::error::OpenError;
+use crate::journal::LogWrite;
+use crate::station::{Sleep, Station};
+
+/// Submission entries of a core's ring. A turn that queues more submits in between.
+const SUBMISSIONS: u32 = 1_024;
+/// Completion entries: four times as many, so that a burst does not overflow into kernel memory.
+const COMPLETIONS: u32 = 4 * SUBMISSIONS;
+
+/// The top byte of `user_data` that the shell keeps for itself; a service uses any other.
+pub const SHELL_TAG: u64 = 0xff << 56;
+const BELL: u64 = SHELL_TAG | 1 << 48;
+const WRITE: u64 = SHELL_TAG | 2 << 48;
+const KIND: u64 = SHELL_TAG | 0xff << 48;
+
+/// What completed.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// What the submission carried.
+    pub user_data: u64,
+    /// Bytes or a negated errno, as the operation defines.
+    pub result: i32,
+    /// `IORING_CQE_F_*`.
+    pub flags: u32,
+}
+
+/// What shares a ring core with the shard.
+pub trait RingService {
+    /// Called once on the core's thread before the first turn.
+    fn start(&mut self, ring: &mut Ring, station: &mut Station);
+    /// One of the service's submissions completed.
+    fn completion(&mut self, completion: Completion, ring: &mut Ring, station: &mut Station);
+    /// Once a turn, after its completions: apply what arrived, take ready replies and parcels.
+    fn turn(&mut self, ring: &mut Ring, station: &mut Station);
+    /// After the station's end of turn: take ready replies, submit what there is to send.
+    fn flush(&mut self, ring: &mut Ring, station: &mut Station);
+    /// Whether nothing is left to say to anyone; asked once the station is stopping.
+    fn is_drained(&self) -> bool;
+    /// When the service wants a turn although nothing arrived, such as for idle timeouts.
+    fn next_wake(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A core without a service.
+pub(crate) struct NoService;
+
+impl RingService for NoService {
+    fn start(&mut self, _: &mut Ring, _: &mut Station) {}
+    fn completion(&mut self, _: Completion, _: &mut Ring, _: &mut Station) {}
+    fn turn(&mut self, _: &mut Ring, _: &mut Station) {}
+    fn flush(&mut self, _: &mut Ring, _: &mut Station) {}
+    fn is_drained(&self) -> bool {
+        true
+    }
+}
+
+/// A core's ring.
+pub struct Ring {
+    uring: IoUring,
+    arrived: Vec<Completion>,
+}
+
+impl Ring {
+    /// Makes the ring on the thread that will use it.
+    ///
+    /// # Errors
+    /// The kernel is too old, forbids io_uring, or the memlock limit is too small; the text says
+    /// what to do.
+    pub(crate) fn new() -> Result<Self, OpenError> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .map_err(|error| OpenError::Driver { driver: "ring", reason: explain(&error) })?;
+        Ok(Ring { uring, arrived: Vec::with_capacity(COMPLETIONS as usize) })
+    }
+
+    /// Queues a submission. It reaches the kernel at the end of the turn, or when the queue is full.
+    ///
+    /// # Safety
+    /// Memory the entry points to must stay valid, and unmoved, until its (last) completion.
+    pub unsafe fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: passed on to the caller.
+        while unsafe { self.uring.submission().push(entry) }.is_err() {
+            self.enter(0, None);
+        }
+    }
+
+    /// The ring itself, for registering buffers.
+    #[must_use]
+    pub fn submitter(&self) -> io_uring::Submitter<'_> {
+        self.uring.submitter()
+    }
+
+    /// Submits what is queued, lets the kernel deliver completions, waits for `want` of them.
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) {
+        let result = if want == 0 {
+            let queued = u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX);
+            // SAFETY: no signal mask is passed; the arguments are plain numbers.
+            unsafe { self.uring.submitter().enter::<()>(queued, 0, EnterFlags::GETEVENTS.bits(), None) }
+        } else if let Some(timeout) = timeout {
+            let timespec = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
+            let args = SubmitArgs::new().timespec(&timespec);
+            self.uring.submitter().submit_with_args(want as usize, &args)
+        } else {
+            self.uring.submit_and_wait(want as usize)
+        };
+        match result.map_err(|error| (error.raw_os_error(), error)) {
+            // A timeout, a signal, or a completion queue that must be emptied first: all mean "look again".
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
+            Err((_, error)) => panic!("io_uring_enter: {error}"),
+        }
+    }
+
+    /// Moves completions out of the ring so that the service may submit while it looks at them.
+    fn collect(&mut self) -> Vec<Completion> {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        arrived.extend(self.uring.completion().map(|entry| Completion {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
+        arrived
+    }
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "the kernel is older than 6.1 (no IORING_SETUP_DEFER_TASKRUN); use `--driver glommio`".to_owned()
+        }
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => {
+            "io_uring is not available: enable it (sysctl kernel.io_uring_disabled=0) or allow it in the \
+             container's seccomp profile"
+                .to_owned()
+        }
+        Some(libc::ENOMEM) => {
+            "the memlock limit is too small for the rings; raise it (`ulimit -l`, LimitMEMLOCK=) to 1 MiB per core"
+                .to_owned()
+        }
+        _ => format!("io_uring_setup: {error}"),
+    }
+}
+
+/// Whether this kernel can run the ring shell.
+///
+/// # Errors
+/// Why not, in words that say what to do.
+pub(crate) fn probe() -> Result<(), OpenError> {
+    Ring::new().map(drop)
+}
+
+/// Runs a core until it has been stopped and drained.
+pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut service: S, spin: Duration) {
+    arm_bell(&mut ring, &station);
+    service.start(&mut ring, &mut station);
+    let mut last_traffic = Instant::now();
+    loop {
+        let mut arrived = ring.collect();
+        station.begin_turn();
+        let mut traffic = false;
+        for completion in arrived.drain(..) {
+            if completion.user_data & SHELL_TAG == SHELL_TAG {
+                traffic |= complete(completion, &mut ring, &mut station);
+            } else {
+                traffic = true;
+                service.completion(completion, &mut ring, &mut station);
+            }
+        }
+        ring.arrived = arrived;
+        service.turn(&mut ring, &mut station);
+        station.end_turn();
+        if let Err(fault) = station.mind_log() {
+            super::end_process(&fault);
+        }
+        while let Some(write) = station.next_write() {
+            submit_write(&mut ring, &write);
+        }
+        service.flush(&mut ring, &mut station);
+        if station.is_stopping() && service.is_drained() && station.is_drained() {
+            return;
+        }
+        if traffic {
+            last_traffic = Instant::now();
+        }
+        wait(&mut ring, &station, &service, traffic || last_traffic.elapsed() < spin);
+    }
+}
+
+/// Polls while traffic is fresh, else sleeps until something is due or arrives.
+fn wait<S: RingService>(ring: &mut Ring, station: &Station, service: &S, awake: bool) {
+    let sleep = if awake { Sleep::No } else { station.sleep() };
+    let timeout = match (sleep, service.next_wake()) {
+        (Sleep::No, _) => return ring.enter(0, None),
+        (Sleep::For(wait), Some(other)) => Some(wait.min(other)),
+        (Sleep::For(wait), None) => Some(wait),
+        (Sleep::Forever, other) => other,
+    };
+    if !station.prepare_sleep() {
+        return ring.enter(0, None);
+    }
+    ring.enter(1, timeout);
+    station.woke();
+}
+
+/// Handles a completion of the shell's own. Returns whether it counts as traffic.
+fn complete(completion: Completion, ring: &mut Ring, station: &mut Station) -> bool {
+    match completion.user_data & KIND {
+        BELL => {
+            station.silence_bell();
+            arm_bell(ring, station);
+            true
+        }
+        WRITE => {
+            let id = completion.user_data & !KIND;
+            let result = match completion.result {
+                bytes if bytes >= 0 => Ok(bytes.unsigned_abs() as usize),
+                errno => Err(io::Error::from_raw_os_error(-errno)),
+            };
+            if let Err(fault) = station.write_completed(id, result) {
+                super::end_process(&fault);
+            }
+            true
+        }
+        other => unreachable!("a completion of the shell with tag {other:#x}"),
+    }
+}
+
+fn arm_bell(ring: &mut Ring, station: &Station) {
+    use std::os::fd::AsRawFd;
+    let entry = opcode::PollAdd::new(Fd(station.bell().as_raw_fd()), libc::POLLIN as u32).build();
+    // SAFETY: a poll points to no memory; the bell lives as long as the station, which outlives the ring's use.
+    unsafe { ring.push(&entry.user_data(BELL)) };
+}
+
+fn submit_write(ring: &mut Ring, write: &LogWrite) {
+    assert!(write.id & KIND == 0, "a log write's number must leave room for the tag");
+    let length = u32::try_from(write.length).expect("S8: a batch is at most 1 MiB");
+    let entry = opcode::Write::new(Fd(write.file.raw_fd()), write.address, length).offset(write.offset);
+    // SAFETY: the journal owns the buffer and the file until `write_completed` is told of this write.
+    unsafe { ring.push(&entry.build().user_data(WRITE | write.id)) };
+}

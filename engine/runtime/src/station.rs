@@ -1,0 +1,529 @@
+//! One core's working place: its shard, its log, the replies that wait for the disk, its inbox and
+//! its peers. Sans-I/O: a shell (raw ring or glommio) moves the bytes and tells it what happened.
+//!
+//! A turn is: [`begin_turn`](Station::begin_turn) (time, inbox) → the service applies what its
+//! connections sent → [`end_turn`](Station::end_turn) (expiry, upkeep, seal, release) → the shell
+//! submits [`next_write`](Station::next_write) and sleeps no longer than [`sleep`](Station::sleep).
+//!
+//! - **S1 one-shard**: the shard is a plain field, reached through `&mut` on one thread.
+//! - **S3 ack-after-durable**: every answer goes through [`Station::answer`], which holds it in the
+//!   gate unless its position is durable; events are published in [`Station::release`] only.
+//! - **S6 time-forward**: `now` is taken once a turn and never goes back.
+//! - **S8 bounded**: a backed-up log refuses writes and stops expiry; a full peer refuses forwards.
+//! - **L3 fair**: expiry and upkeep share a bounded slice of each turn; after a pause of the process
+//!   arrivals are served before anything expires.
+//!
+//! It does not know sockets, files or executors.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tenure_core::{LeaseId, Position, RecordBuffer, Refusal, Renewed, Shard, ShardIndex, Time};
+
+use crate::clock::EngineClock;
+use crate::error::Unavailable;
+use crate::events::{EventHub, PendingEvents};
+use crate::gate::Gate;
+use crate::inbox::{Inbox, Message};
+use crate::journal::{Journal, LogFault, LogWrite};
+use crate::limits;
+use crate::peers::Peers;
+use crate::request::{Reply, Request, ServiceTicket, StationStats, Ticket};
+use crate::snapshotting::Snapshotting;
+
+mod apply;
+
+/// How long a shell may let the core sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleep {
+    /// There is more to do: take another turn at once.
+    No,
+    /// Until this much time has passed, or something arrives.
+    For(Duration),
+    /// Until something arrives.
+    Forever,
+}
+
+/// A core's shard and everything that surrounds it.
+pub struct Station {
+    index: ShardIndex,
+    shard: Shard,
+    records: RecordBuffer,
+    /// Engine time before the open batch's first record.
+    batch_time: Time,
+    journal: Journal,
+    gate: Gate,
+    pending: PendingEvents,
+    hubs: Arc<[Arc<EventHub>]>,
+    peers: Peers,
+    inbox: Arc<Inbox>,
+    clock: EngineClock,
+    now: Time,
+    /// Replies for this core's service.
+    ready: Vec<(ServiceTicket, Reply)>,
+    /// What other threads sent to this core's service.
+    parcels: Vec<Box<dyn std::any::Any + Send>>,
+    settling: Vec<oneshot::Sender<()>>,
+    snapshotting: Snapshotting,
+    stopping: bool,
+    /// Expiry is held until then because the process was paused.
+    grace_until: Option<Time>,
+    background_more: bool,
+    turn_started: Instant,
+    turn_us_max: u64,
+    turns: u64,
+}
+
+/// What a station is made of.
+pub(crate) struct Parts {
+    pub(crate) shard: Shard,
+    pub(crate) index: ShardIndex,
+    pub(crate) journal: Journal,
+    pub(crate) hubs: Arc<[Arc<EventHub>]>,
+    pub(crate) inboxes: Arc<[Arc<Inbox>]>,
+    pub(crate) clock: EngineClock,
+    pub(crate) snapshotting: Snapshotting,
+}
+
+impl Station {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { shard, index, journal, hubs, inboxes, clock, snapshotting } = parts;
+        let now = clock.now();
+        let records = RecordBuffer::new(journal.open_position(), now);
+        Station {
+            index,
+            shard,
+            batch_time: now,
+            records,
+            journal,
+            gate: Gate::default(),
+            pending: PendingEvents::default(),
+            hubs,
+            inbox: Arc::clone(&inboxes[usize::from(index.0)]),
+            peers: Peers::new(index, inboxes),
+            clock,
+            now,
+            ready: Vec::new(),
+            parcels: Vec::new(),
+            settling: Vec::new(),
+            snapshotting,
+            stopping: false,
+            grace_until: None,
+            background_more: false,
+            turn_started: Instant::now(),
+            turn_us_max: 0,
+            turns: 0,
+        }
+    }
+
+    /// Which shard lives here.
+    #[must_use]
+    pub fn shard_index(&self) -> ShardIndex {
+        self.index
+    }
+
+    /// Shards of the engine.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        self.peers.shard_count()
+    }
+
+    /// The shard an ID belongs to (S1).
+    #[must_use]
+    pub fn shard_of(&self, id: LeaseId) -> ShardIndex {
+        self.peers.shard_of(id)
+    }
+
+    /// The engine time of this turn.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Everything below this position survives a crash (at the default durability).
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        self.journal.acknowledged()
+    }
+
+    /// The event stream of a shard, whichever core it lives on; from now on its news wake this core.
+    #[must_use]
+    pub fn watch_events(&self, shard: ShardIndex) -> Option<Arc<EventHub>> {
+        let hub = self.hubs.get(usize::from(shard.0))?;
+        hub.watch(&self.inbox);
+        Some(Arc::clone(hub))
+    }
+
+    /// Whether the core has been asked to stop; a service then drains.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Starts a turn: reads the clock, notices a pause, takes what arrived in the inbox.
+    pub fn begin_turn(&mut self) {
+        self.turn_started = Instant::now();
+        let before = self.now;
+        self.now = self.clock.now().max(before);
+        self.notice_pause(before);
+        for _ in 0..limits::INBOX_MESSAGES_PER_TURN {
+            let Some(message) = self.inbox.pop() else { break };
+            self.receive(message);
+        }
+    }
+
+    /// Ends a turn: expires and keeps up within a time slice (L3), seals the batch when it is worth
+    /// it, releases what became durable, sends what peers should get.
+    pub fn end_turn(&mut self) {
+        self.background();
+        self.snapshot();
+        self.log_clock();
+        self.seal_if_worth_it();
+        self.release();
+        self.peers.flush();
+        self.settle();
+        self.turns += 1;
+        let turn_us = u64::try_from(self.turn_started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.turn_us_max = self.turn_us_max.max(turn_us);
+    }
+
+    /// The next log write to submit, if one may be in flight.
+    pub fn next_write(&mut self) -> Option<LogWrite> {
+        self.journal.next_write()
+    }
+
+    /// The bytes of a write in flight, for shells that copy them.
+    #[must_use]
+    pub fn write_bytes(&self, write: &LogWrite) -> &[u8] {
+        self.journal.write_bytes(write)
+    }
+
+    /// Takes the outcome of a log write. A fault means that nothing truthful can be promised any
+    /// more: the shell must end the process.
+    ///
+    /// # Errors
+    /// The write failed or was short.
+    pub fn write_completed(&mut self, id: u64, result: std::io::Result<usize>) -> Result<(), LogFault> {
+        self.journal.completed(id, result)?;
+        self.release();
+        Ok(())
+    }
+
+    /// Looks after segments and syncs, once a turn.
+    ///
+    /// # Errors
+    /// A sync failed; as for a failed write.
+    pub fn mind_log(&mut self) -> Result<(), LogFault> {
+        self.journal.mind()
+    }
+
+    /// How long the core may sleep after this turn.
+    #[must_use]
+    pub fn sleep(&self) -> Sleep {
+        if !self.ready.is_empty()
+            || !self.parcels.is_empty()
+            || self.background_more
+            || self.peers.waiting()
+            || !self.inbox.is_empty()
+        {
+            return Sleep::No;
+        }
+        // Expiry that must wait for the disk or for the end of a grace is no reason to stay awake:
+        // a completed write, the keeper's bell or the grace's end starts the next turn.
+        let held = self.grace_until.is_some() || self.journal.is_backed_up() || self.journal.is_full();
+        let due = if held { self.grace_until } else { self.shard.next_wake() };
+        let due = [due, self.next_clock_record()].into_iter().flatten().min();
+        let waits = [
+            due.and_then(|at| self.clock.until(at)),
+            self.journal.next_turn(),
+            self.snapshotting.next_turn(),
+        ];
+        match waits.into_iter().flatten().min() {
+            Some(Duration::ZERO) => Sleep::No,
+            Some(wait) => Sleep::For(wait),
+            None => Sleep::Forever,
+        }
+    }
+
+    /// Announces sleep to senders. False: something arrived, take another turn.
+    #[must_use]
+    pub fn prepare_sleep(&self) -> bool {
+        self.inbox.prepare_sleep()
+    }
+
+    /// Takes the announcement back.
+    pub fn woke(&self) {
+        self.inbox.woke();
+    }
+
+    /// The file descriptor that becomes readable when a sleeping core is needed.
+    #[must_use]
+    pub fn bell(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.inbox.bell()
+    }
+
+    /// Resets the bell after it was rung.
+    pub fn silence_bell(&self) {
+        self.inbox.silence();
+    }
+
+    /// Replies for this core's service, in the order in which they became ready.
+    pub fn take_ready(&mut self, into: &mut Vec<(ServiceTicket, Reply)>) {
+        into.append(&mut self.ready);
+    }
+
+    /// What other threads and cores handed to this core's service.
+    pub fn take_parcels(&mut self) -> Vec<Box<dyn std::any::Any + Send>> {
+        std::mem::take(&mut self.parcels)
+    }
+
+    /// Hands something to the service on another core, such as a socket that should live there.
+    ///
+    /// # Errors
+    /// That core's inbox is full: the parcel comes back.
+    pub fn send_parcel(
+        &self,
+        core: ShardIndex,
+        parcel: Box<dyn std::any::Any + Send>,
+    ) -> Result<(), Box<dyn std::any::Any + Send>> {
+        self.peers.send_parcel(core, parcel)
+    }
+
+    /// Whether stopping is complete: nothing held, nothing in flight, the log flushed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.stopping && self.gate.is_empty() && self.record_bytes() == 0 && self.journal.is_idle()
+    }
+
+    /// A hint that `id` will be renewed on this core in a moment.
+    #[inline]
+    pub fn prefetch(&self, id: LeaseId) {
+        self.shard.prefetch(id);
+    }
+
+    /// Renews a lease of this core's own shard: the hot path. `None`: the answer waits for the disk
+    /// and comes under `ticket`.
+    #[inline]
+    pub fn renew(&mut self, id: LeaseId, ticket: ServiceTicket) -> Option<Result<Renewed, Refusal>> {
+        let answer = self.shard.renew(self.now, id, &mut self.records);
+        if answer.after <= self.journal.acknowledged() {
+            return Some(answer.result);
+        }
+        let reply = answer.result.map_or_else(Reply::Refused, Reply::Renewed);
+        self.gate.hold(answer.after, Ticket::Service(ticket), reply);
+        None
+    }
+
+    /// Renews many leases of this core's own shard. `Some`: done, `missing` names the entries that
+    /// failed. `None`: the answer waits for the disk and comes under `ticket`.
+    pub fn renew_batch(
+        &mut self,
+        ids: &[LeaseId],
+        missing: &mut Vec<u32>,
+        ticket: ServiceTicket,
+    ) -> Option<Result<(), Refusal>> {
+        match self.in_chunks(ids, missing, Shard::renew_batch) {
+            Ok(after) if after <= self.journal.acknowledged() => Some(Ok(())),
+            Ok(after) => {
+                let reply = Reply::Missing(std::mem::take(missing));
+                self.gate.hold(after, Ticket::Service(ticket), reply);
+                None
+            }
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    /// Asks a shard, this core's or another's. The answer comes under `ticket`.
+    pub fn submit(&mut self, shard: ShardIndex, request: Request, ticket: ServiceTicket) {
+        if shard == self.index {
+            self.apply(Ticket::Service(ticket), request);
+        } else if let Err(reply) = self.peers.forward(shard, ticket, request) {
+            self.ready.push((ticket, reply));
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Requests(requests) => {
+                for (ticket, request) in requests {
+                    self.apply(ticket, request);
+                }
+            }
+            Message::Replies(replies) => {
+                self.peers.answered(replies.len());
+                self.ready.extend(replies);
+            }
+            Message::Service(parcel) => self.parcels.push(parcel),
+            Message::Settle(done) => self.settling.push(done),
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// Lets a reply go as soon as what it reveals is durable (S3).
+    fn answer(&mut self, ticket: Ticket, reply: Reply, after: Position) {
+        if after <= self.journal.acknowledged() {
+            self.deliver(ticket, reply);
+        } else {
+            self.gate.hold(after, ticket, reply);
+        }
+    }
+
+    fn deliver(&mut self, ticket: Ticket, reply: Reply) {
+        match ticket {
+            Ticket::Service(ticket) => self.ready.push((ticket, reply)),
+            Ticket::Forwarded { core, ticket } => self.peers.reply(core, ticket, reply),
+            // A caller that has stopped waiting needs no answer.
+            Ticket::Caller(sender) => drop(sender.send(reply)),
+        }
+    }
+
+    /// A gap that the core did not ask for means that the whole process stood still: holders could
+    /// not renew either, so what arrived meanwhile is read before anything expires (L3).
+    fn notice_pause(&mut self, before: Time) {
+        if !self.clock.is_real() {
+            return;
+        }
+        if self.now.0.saturating_sub(before.0) >= limits::PAUSE_MS_MIN && self.overslept(before) {
+            self.shard.hold_horizon(before);
+            self.grace_until = Some(Time(self.now.0 + limits::PAUSE_GRACE_MS));
+        } else if self.grace_until.is_some_and(|until| until <= self.now) {
+            self.grace_until = None;
+            self.shard.release_horizon();
+        }
+    }
+
+    /// Whether something was due at least [`limits::PAUSE_MS_MIN`] ago and the core was not there.
+    fn overslept(&self, before: Time) -> bool {
+        let due = self.shard.next_wake().unwrap_or(self.now).max(before);
+        self.now.0.saturating_sub(due.0) >= limits::PAUSE_MS_MIN
+    }
+
+    fn background(&mut self) {
+        self.background_more = false;
+        if self.journal.is_backed_up() || self.journal.is_full() {
+            return;
+        }
+        let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
+        let start = Instant::now();
+        loop {
+            let progress = self.shard.expire(self.now, limits::EXPIRE_BUDGET, &mut self.records);
+            let upkeep = self.shard.maintain(self.now, limits::MAINTAIN_BUDGET, &mut self.records);
+            self.background_more = progress.more || upkeep;
+            if self.record_bytes() >= limits::BATCH_BYTES_SEAL {
+                self.seal();
+            }
+            if !self.background_more || start.elapsed() >= slice || self.journal.is_backed_up() {
+                return;
+            }
+        }
+    }
+
+    /// Carries the clock into the log while leases live, so that a restart loses little of it (S6).
+    fn log_clock(&mut self) {
+        if self.next_clock_record().is_some_and(|at| at <= self.now) {
+            self.records.stamp(self.now);
+        }
+    }
+
+    fn next_clock_record(&self) -> Option<Time> {
+        let wanted = self.journal.is_disk() && self.shard.stats().lease_count > 0 && !self.journal.is_full();
+        wanted.then(|| Time(self.records.time().0 + limits::CLOCK_RECORD_INTERVAL_MS))
+    }
+
+    /// Moves a snapshot along, or starts one when enough log has gathered. It starts at a batch
+    /// boundary, so that replay begins with a whole batch.
+    fn snapshot(&mut self) {
+        if self.snapshotting.is_due(&self.journal, &self.shard) {
+            if self.record_bytes() > 0 {
+                self.seal();
+            }
+            self.snapshotting.start(&mut self.shard, &mut self.journal, self.now);
+        }
+        self.snapshotting.step(&mut self.shard, &mut self.journal, self.records.tail());
+    }
+
+    fn record_bytes(&self) -> usize {
+        self.records.bytes().len()
+    }
+
+    fn seal_if_worth_it(&mut self) {
+        let bytes = self.record_bytes();
+        if bytes == 0 {
+            return;
+        }
+        let eager = bytes >= limits::BATCH_BYTES_EAGER && self.journal.may_submit();
+        if eager || self.journal.in_flight() == 0 || bytes >= limits::BATCH_BYTES_SEAL {
+            self.seal();
+        }
+    }
+
+    /// Closes the open batch, keeps its events until it is durable, opens the next one.
+    fn seal(&mut self) {
+        self.pending.take(&self.records);
+        let next = self.journal.seal(&self.records, self.batch_time);
+        self.batch_time = self.now;
+        self.records.begin(next, self.now);
+    }
+
+    /// Publishes events and releases replies up to the acknowledged position.
+    fn release(&mut self) {
+        let durable = self.journal.acknowledged();
+        self.shard.durable(durable);
+        self.pending.publish(durable, &self.hubs[usize::from(self.index.0)]);
+        while let Some((ticket, reply)) = self.gate.release(durable) {
+            self.deliver(ticket, reply);
+        }
+    }
+
+    /// Answers those who wait for quiet: everything due has been done and is durable.
+    fn settle(&mut self) {
+        if self.settling.is_empty() || self.background_more || !self.gate.is_empty() {
+            return;
+        }
+        let due = self.shard.next_wake().is_some_and(|at| at <= self.now);
+        if due || self.record_bytes() > 0 || self.journal.in_flight() > 0 || self.clock.now() > self.now {
+            return;
+        }
+        for done in self.settling.drain(..) {
+            drop(done.send(()));
+        }
+    }
+
+    fn stats(&self) -> StationStats {
+        let (commits, commit_bytes) = self.journal.commits();
+        StationStats {
+            shard: self.shard.stats(),
+            primary: self.shard.role() == crate::config::Role::Primary,
+            time_ms: self.now.0,
+            durable: self.durable().0,
+            tail: self.records.tail().0,
+            commits,
+            commit_bytes,
+            snapshots: self.snapshotting.completed(),
+            replies_held: self.gate.len() as u64,
+            turn_us_max: self.turn_us_max,
+            turns: self.turns,
+            storage_full: self.journal.is_full(),
+        }
+    }
+
+    /// Why a write cannot be taken right now, if so.
+    fn refuse_write(&self) -> Option<Reply> {
+        if self.stopping {
+            Some(Reply::Unavailable(Unavailable::Stopping))
+        } else if self.journal.is_full() {
+            Some(Reply::Unavailable(Unavailable::StorageFull))
+        } else if self.journal.is_backed_up() {
+            Some(Reply::Refused(Refusal::Busy))
+        } else {
+            None
+        }
+    }
+}
+
+impl Drop for Station {
+    /// Whoever still asks is told that nobody answers.
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
