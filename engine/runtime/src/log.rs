@@ -5,7 +5,7 @@
 //! the normative description of every byte; its tests hold the code to it.
 //!
 //! The intuition: a [`LogWriter`] turns record bytes into writes but performs none, so that any
-//! driver (io_uring, glommio, a test) can carry them out; a [`Keeper`] thread does everything that
+//! driver (io_uring, glommio, a test) can carry them out; a [`ShardKeeper`] thread does everything that
 //! may block (new segments, snapshot files, syncs); [`recover`] replays what is there and tells an
 //! interrupted write (cut off) from damage (refused). A [`DataDir`] holds lock, manifest and shards
 //! together.
@@ -22,8 +22,10 @@ pub mod limits;
 mod aligned;
 mod batch;
 mod chain;
+mod depot;
 mod directory;
 mod error;
+mod keeper;
 mod lock;
 mod manifest;
 mod recover;
@@ -33,8 +35,10 @@ mod window;
 mod writer;
 
 pub use batch::{BatchFlaw, BatchHeader};
+pub use depot::{Depot, SegmentSource};
 pub use directory::{DataDir, ShardLog};
 pub use error::{Damage, LogError, LogFault};
+pub use keeper::{KeeperConfig, KeeperEvent, ShardKeeper, open_for_writing};
 pub use lock::DirLock;
 pub use manifest::{MANIFEST_FILE, Manifest, ShardManifest};
 pub use recover::{Recovered, Replay, Torn, recover};

@@ -85,7 +85,8 @@ impl Chain {
         let found = match chain.segments.get(index) {
             Some(segment) => segment.base < position,
             // The segment of the very next batch may not have been made yet.
-            None => chain.segments.is_empty() || ends_there,
+            None if chain.segments.is_empty() => header.is_multiple_of(BLOCK_BYTES as u64),
+            None => ends_there,
         };
         if !found {
             let expected = index.checked_sub(1).map_or(place, |last| chain.segments[last].end());
@@ -275,7 +276,20 @@ impl Chain {
     }
 
     /// The place after the last batch, and that batch.
-    pub(super) fn tail(&self) -> (u64, Option<u64>) {
-        (self.place, self.previous)
+    pub(super) fn tail(&mut self) -> Result<(u64, Option<u64>), LogError> {
+        if self.previous.is_none() {
+            self.previous = self.last_of_segment_before()?;
+        }
+        Ok((self.place, self.previous))
+    }
+
+    /// A chain begun at the start of a segment that turned out empty does not know the batch before,
+    /// which the next one must name. It is in the segment before, if that is still kept.
+    fn last_of_segment_before(&self) -> Result<Option<u64>, LogError> {
+        let before = self.segments.iter().find(|segment| segment.end() == self.place);
+        let Some(before) = before.cloned() else { return Ok(None) };
+        let mut walk = Chain::new(&self.log, vec![before.clone()], 0, before.base, None);
+        while walk.advance()?.is_ok() {}
+        Ok(walk.previous)
     }
 }

@@ -108,7 +108,7 @@ pub fn recover(log: &ShardLog, replay: &mut impl Replay) -> Result<Recovered, Lo
     // A process that dies leaves writes in the disk's cache: what was read must be on disk before
     // anything is built on it.
     sync_segments(&chain)?;
-    let (place, previous) = chain.tail();
+    let (place, previous) = chain.tail()?;
     Ok(Recovered {
         tail: Tail { place, previous: previous.unwrap_or(PREVIOUS_NONE) },
         time: Time(progress.time_ms),
@@ -251,9 +251,10 @@ fn check_end(
 }
 
 fn torn(chain: &Chain, end: &ChainEnd, beyond: &Beyond) -> Option<Torn> {
-    let leftovers = matches!(end.flaw, BatchFlaw::Blank | BatchFlaw::OtherPlace(_) | BatchFlaw::OldEpoch(_));
-    if leftovers && beyond.batches == 0 {
-        return None; // the clean end of the log, or of an earlier run's
+    // In a recycled segment the log ends in front of an older log's bytes, whatever they look like.
+    let broken = matches!(end.flaw, BatchFlaw::Checksum | BatchFlaw::OtherPrevious(_));
+    if !broken && beyond.batches == 0 {
+        return None;
     }
     let at = chain.damage(end.place, String::new(), false);
     Some(Torn {

@@ -190,6 +190,11 @@ impl SnapshotWriter {
         Ok(FinishedSnapshot { dir: self.dir, path: self.path, named, start: self.head.start, end })
     }
 
+    /// The temporary file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let count = bytes.len().min(WRITE_BYTES - self.filled);
@@ -226,6 +231,11 @@ impl FinishedSnapshot {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// The temporary file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Gives the snapshot its name, durably. Returns its start.

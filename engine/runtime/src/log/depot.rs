@@ -1,0 +1,205 @@
+//! Where segments come from and where they go: created whole, recycled, deleted.
+//!
+//! A segment bears its name only when it is fully allocated and zero-filled (merely allocated extents
+//! double the cost of every commit), and a recycled one needs no clearing: batches in it say that
+//! they stand elsewhere. Renames are made durable before a file is used, so that a crash finds
+//! either name with whole contents.
+//!
+//! Blocks: only the keeper thread and the opening of an engine call it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::aligned::AlignedBuffer;
+use super::error::LogError;
+use super::limits::{SNAPSHOTS_KEPT, SPARE_SEGMENTS_MAX};
+use super::segment::{
+    SegmentEntry, SegmentFile, SyncMode, list_numbered, list_segments, open_direct, segment_path, sync_dir,
+};
+use super::snapshot::list_snapshots;
+
+const FILL_BYTES: usize = 1 << 20;
+
+/// Who makes and takes back segments. The one in use is [`Depot`]; tests have others.
+pub trait SegmentSource: Send + 'static {
+    /// Makes the segment that starts at `base`, ready for writing.
+    ///
+    /// # Errors
+    /// No space, or any other failure of the file system; the attempt can be repeated.
+    fn prepare(&mut self, base: u64) -> io::Result<SegmentFile>;
+
+    /// Takes back segments wholly below `below`. Returns the base of the oldest segment left.
+    ///
+    /// # Errors
+    /// A file could not be renamed or removed.
+    fn reclaim(&mut self, below: u64) -> io::Result<u64>;
+}
+
+/// Segments of one shard directory.
+pub struct Depot {
+    dir: PathBuf,
+    segment_bytes: u64,
+    sync: SyncMode,
+    spares: Vec<PathBuf>,
+}
+
+impl Depot {
+    /// Takes up a shard directory: removes half-made files, keeps spares of the right size.
+    ///
+    /// # Errors
+    /// The directory could not be listed or changed.
+    pub fn open(dir: &Path, segment_bytes: u64, sync: SyncMode) -> Result<Depot, LogError> {
+        for entry in std::fs::read_dir(dir).map_err(LogError::io("list", dir))? {
+            let path = entry.map_err(LogError::io("list", dir))?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                std::fs::remove_file(&path).map_err(LogError::io("remove", &path))?;
+            }
+        }
+        let mut spares = Vec::new();
+        for (_, path) in list_numbered(dir, "", ".spare")? {
+            let length = path.metadata().map_err(LogError::io("read", &path))?.len();
+            if length == segment_bytes && spares.len() < SPARE_SEGMENTS_MAX {
+                spares.push(path);
+            } else {
+                std::fs::remove_file(&path).map_err(LogError::io("remove", &path))?;
+            }
+        }
+        Ok(Depot { dir: dir.to_owned(), segment_bytes, sync, spares })
+    }
+
+    /// Opens an existing segment for writing.
+    pub(super) fn open_segment(&self, entry: &SegmentEntry) -> Result<SegmentFile, LogError> {
+        SegmentFile::open(&entry.path, entry.base, self.sync).map_err(LogError::io("open", &entry.path))
+    }
+
+    fn create(&self, base: u64) -> io::Result<()> {
+        let aside = self.dir.join(format!("{base:020}.tmp"));
+        let made = self.fill(&aside).and_then(|()| std::fs::rename(&aside, segment_path(&self.dir, base)));
+        if made.is_err() {
+            // Give the space back; the file is not worth a second error.
+            let _ = std::fs::remove_file(&aside);
+        }
+        made
+    }
+
+    fn fill(&self, path: &Path) -> io::Result<()> {
+        let file = open_direct(OpenOptions::new().write(true).create(true).truncate(true), path, 0)?;
+        // Reserve first: a full disk is noticed before anything is written.
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.segment_bytes) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let zeros = AlignedBuffer::zeroed(FILL_BYTES);
+        let mut offset = 0;
+        while offset < self.segment_bytes {
+            file.write_all_at(zeros.bytes(), offset)?;
+            offset += FILL_BYTES as u64;
+        }
+        file.sync_all()
+    }
+}
+
+impl SegmentSource for Depot {
+    fn prepare(&mut self, base: u64) -> io::Result<SegmentFile> {
+        let path = segment_path(&self.dir, base);
+        if let Some(spare) = self.spares.pop() {
+            std::fs::rename(&spare, &path)?;
+        } else {
+            self.create(base)?;
+        }
+        sync_dir(&self.dir)?;
+        SegmentFile::open(&path, base, self.sync)
+    }
+
+    fn reclaim(&mut self, below: u64) -> io::Result<u64> {
+        let segments = list_segments(&self.dir).map_err(io::Error::other)?;
+        let mut oldest = segments.first().map_or(0, |segment| segment.base);
+        // Oldest first, each durably: a crash in between leaves no gap.
+        for segment in segments.iter().filter(|segment| segment.end() <= below) {
+            if segment.length == self.segment_bytes && self.spares.len() < SPARE_SEGMENTS_MAX {
+                let spare = segment.path.with_extension("spare");
+                std::fs::rename(&segment.path, &spare)?;
+                self.spares.push(spare);
+            } else {
+                std::fs::remove_file(&segment.path)?;
+            }
+            sync_dir(&self.dir)?;
+            oldest = segment.end();
+        }
+        Ok(oldest)
+    }
+}
+
+/// Removes snapshots that are of no more use: all but the newest two, and of these the older one
+/// when the log it needs is gone.
+pub(super) fn drop_old_snapshots(dir: &Path, oldest_segment: u64) -> io::Result<()> {
+    let snapshots = list_snapshots(dir).map_err(io::Error::other)?;
+    for (index, (start, path)) in snapshots.iter().enumerate() {
+        if index >= SNAPSHOTS_KEPT || (index > 0 && *start < oldest_segment) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn segments_are_made_whole_recycled_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut depot = Depot::open(dir.path(), MIB, SyncMode::EachWrite).unwrap();
+        for index in 0..5 {
+            let segment = depot.prepare(index * MIB).unwrap();
+            assert_eq!((segment.base(), segment.length()), (index * MIB, MIB));
+            segment.file().write_all_at(AlignedBuffer::zeroed(4096).bytes(), MIB - 4096).unwrap();
+        }
+        assert_eq!(depot.reclaim(3 * MIB + 5).unwrap(), 3 * MIB);
+        let left = names(dir.path());
+        assert_eq!(left.iter().filter(|name| name.ends_with(".spare")).count(), SPARE_SEGMENTS_MAX);
+        assert_eq!(left.iter().filter(|name| name.ends_with(".log")).count(), 2);
+        let segment = depot.prepare(5 * MIB).unwrap();
+        assert_eq!(segment.path(), segment_path(dir.path(), 5 * MIB));
+        assert_eq!(names(dir.path()).iter().filter(|name| name.ends_with(".spare")).count(), 1);
+    }
+
+    #[test]
+    fn half_made_files_and_spares_of_another_size_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["00000000000000000000.tmp", "snapshot-00000000000000000064.tmp"] {
+            std::fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        std::fs::write(dir.path().join("00000000000000000000.spare"), vec![0; 2 << 20]).unwrap();
+        std::fs::write(dir.path().join("00000000000004194304.spare"), vec![0; 1 << 20]).unwrap();
+        Depot::open(dir.path(), MIB, SyncMode::EachWrite).unwrap();
+        assert_eq!(names(dir.path()), ["00000000000004194304.spare"]);
+    }
+
+    #[test]
+    fn a_snapshot_without_its_log_is_of_no_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let write =
+            |start: u64| std::fs::write(dir.path().join(format!("snapshot-{start:020}.img")), b"").unwrap();
+        for start in [64, MIB, 3 * MIB, 4 * MIB] {
+            write(start);
+        }
+        drop_old_snapshots(dir.path(), 2 * MIB).unwrap();
+        assert_eq!(names(dir.path()).len(), 2);
+        drop_old_snapshots(dir.path(), 4 * MIB).unwrap();
+        assert_eq!(names(dir.path()), ["snapshot-00000000000004194304.img"]);
+    }
+}
