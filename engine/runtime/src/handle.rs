@@ -262,6 +262,29 @@ impl Handle {
         Ok(hub.subscribe(from))
     }
 
+    /// The event stream of one shard, for a service that reads it from its core.
+    #[must_use]
+    pub fn event_hub(&self, shard: u16) -> Option<&Arc<EventHub>> {
+        self.shared.hubs.get(usize::from(shard))
+    }
+
+    /// Hands something to the service on a core, such as what a helper thread did for it.
+    ///
+    /// # Errors
+    /// No such core, or its inbox is full: the parcel comes back. [`Error::Stopped`] cannot be told
+    /// apart here, so a sender that may outlive the engine bounds its tries.
+    pub fn send_parcel(
+        &self,
+        core: ShardIndex,
+        parcel: Box<dyn std::any::Any + Send>,
+    ) -> Result<(), Box<dyn std::any::Any + Send>> {
+        let Some(inbox) = self.shared.inboxes.get(usize::from(core.0)) else { return Err(parcel) };
+        inbox.push(Message::Service(parcel)).map_err(|back| match back.into_message() {
+            Message::Service(parcel) => parcel,
+            _ => unreachable!("an inbox hands back what it was given"),
+        })
+    }
+
     fn shard_of(&self, id: LeaseId) -> ShardIndex {
         tenure_core::shard_of(id, self.shard_count())
     }
