@@ -20,7 +20,7 @@ use crate::config::{Clock, Config, Driver};
 use crate::error::{Error, OpenError};
 use crate::handle::{Handle, Shared};
 use crate::inbox::{Inbox, Message, NotTaken};
-use crate::recovery::{RecoveredShard, Store};
+use crate::recovery::Store;
 use crate::shell::{glommio, ring};
 use crate::station::{Parts, Station};
 
@@ -78,14 +78,31 @@ pub struct Engine {
     store: Option<Store>,
 }
 
-/// One core's word to the opener.
-type Report = Result<(ShardIndex, CoreFacts), OpenError>;
+/// One core's words to the opener, in this order.
+enum Word {
+    /// The shard is rebuilt.
+    Recovered(CoreFacts),
+    /// The log is open for writing; the core runs.
+    Ready,
+}
+
+type Report = Result<Word, OpenError>;
 
 struct CoreFacts {
+    index: ShardIndex,
     time: Time,
+    tail: u64,
     lease_count: u64,
     item_count: u64,
     torn: Option<String>,
+}
+
+/// The opener's word to every core: all have recovered, run.
+#[derive(Clone)]
+struct Start {
+    clock: EngineClock,
+    /// Durable in the manifest.
+    epoch: u32,
 }
 
 impl Engine {
@@ -94,25 +111,25 @@ impl Engine {
     /// # Errors
     /// The settings cannot work, the directory is in use or damaged, or the kernel lacks what the
     /// driver needs. Nothing was changed then, unless the text says so.
-    pub fn open(config: Config) -> Result<Engine, OpenError> {
-        Engine::open_with(config, Arc::new(Bare))
+    pub fn open(config: &Config) -> Result<Engine, OpenError> {
+        Engine::open_with(config, &Arc::new(Bare))
     }
 
     /// Opens an engine whose cores are shared with services, such as a server's network front.
     ///
     /// # Errors
     /// As [`open`](Engine::open).
-    pub fn open_with<S: Services>(config: Config, services: Arc<S>) -> Result<Engine, OpenError> {
+    pub fn open_with<S: Services>(config: &Config, services: &Arc<S>) -> Result<Engine, OpenError> {
         config.check()?;
         let started = Instant::now();
         let (driver, fallback) = choose_driver(config.driver)?;
         let cpus = allowed_cpus();
-        let store = Store::open(&config, u16::try_from(cpus.len()).unwrap_or(u16::MAX))?;
+        let store = Store::open(config, u16::try_from(cpus.len()).unwrap_or(u16::MAX))?;
         let shard_count = store.shard_count();
         let inboxes: Result<Vec<_>, _> = (0..shard_count).map(|_| Inbox::new().map(Arc::new)).collect();
         let inboxes: Arc<[Arc<Inbox>]> =
             inboxes.map_err(|source| OpenError::Io { what: "creating an eventfd".into(), source })?.into();
-        let hubs = store.hubs(&inboxes, config.event_buffer_bytes);
+        let hubs = store.hubs(config.event_buffer_bytes);
         let shared = Shared { inboxes: Arc::clone(&inboxes), hubs, next_shard: AtomicUsize::new(0) };
         let mut engine = Engine {
             handle: Handle { shared: Arc::new(shared) },
@@ -133,17 +150,22 @@ impl Engine {
                 config: config.clone(),
                 store: store.clone(),
                 shared: Arc::clone(&engine.handle.shared),
-                services: Arc::clone(&services),
+                services: Arc::clone(services),
                 reports: reports.clone(),
                 start: started,
             };
             engine.threads.push(spawn_core(core, driver)?);
         }
         drop(reports);
-        let base = engine.gather(&reported, shard_count)?;
+        let (base, tails) = engine.gather(&reported, shard_count)?;
+        let epoch = store.begin(&tails)?;
+        let word = Start { clock: EngineClock::starting_at(base, &config.clock), epoch };
         for start in starts {
             // A core that is gone has ended the process.
-            let _ = start.send(EngineClock::starting_at(base, &config.clock));
+            let _ = start.send(word.clone());
+        }
+        for _ in 0..shard_count {
+            let Word::Ready = hear(&reported)? else { unreachable!("each core reports once") };
         }
         engine.store = Some(store);
         engine.opened.took = started.elapsed();
@@ -210,20 +232,31 @@ impl Engine {
         drop(self);
     }
 
-    fn gather(&mut self, reported: &Receiver<Report>, shard_count: u16) -> Result<Time, OpenError> {
+    /// Hears every core's recovery; returns the common time and where each log goes on.
+    fn gather(
+        &mut self,
+        reported: &Receiver<Report>,
+        shard_count: u16,
+    ) -> Result<(Time, Vec<u64>), OpenError> {
         let mut base = Time(0);
+        let mut tails = vec![0; usize::from(shard_count)];
         for _ in 0..shard_count {
-            let (_, facts) = reported.recv().map_err(|_| OpenError::Driver {
-                driver: "core",
-                reason: "a core thread ended while it was recovering".into(),
-            })??;
+            let Word::Recovered(facts) = hear(reported)? else { unreachable!("no core was started yet") };
             base = base.max(facts.time);
+            tails[usize::from(facts.index.0)] = facts.tail;
             self.opened.lease_count += facts.lease_count;
             self.opened.item_count += facts.item_count;
             self.opened.torn.extend(facts.torn);
         }
-        Ok(base)
+        Ok((base, tails))
     }
+}
+
+fn hear(reported: &Receiver<Report>) -> Report {
+    reported.recv().unwrap_or_else(|_| {
+        let reason = "a core thread ended while it was starting".to_owned();
+        Err(OpenError::Driver { driver: "core", reason })
+    })
 }
 
 impl Drop for Engine {
@@ -279,7 +312,7 @@ struct CoreSetup<S> {
     shared: Arc<Shared>,
     services: Arc<S>,
     reports: Sender<Report>,
-    start: Receiver<EngineClock>,
+    start: Receiver<Start>,
 }
 
 fn spawn_core<S: Services>(core: CoreSetup<S>, driver: Driver) -> Result<JoinHandle<()>, OpenError> {
@@ -303,7 +336,7 @@ impl<S: Services> CoreSetup<S> {
             Driver::Auto | Driver::Ring => self.run_ring(),
         };
         if let Err(error) = outcome {
-            // The opener waits for one report of each core; when it has gone, so has the reason.
+            // An opener that has gone has its reason already.
             let _ = reports.send(Err(error));
         }
     }
@@ -325,24 +358,37 @@ impl<S: Services> CoreSetup<S> {
         })
     }
 
-    /// Recovers the shard, reports, and waits for the common clock. `None`: another core failed.
+    /// Recovers the shard, reports, and waits until all have. `None`: another core failed.
     fn recover(&self) -> Result<Option<Station>, OpenError> {
-        let RecoveredShard { mut shard, journal, snapshotting, time, torn } =
-            self.store.recover(self.index, &self.config, &self.shared)?;
-        let stats = shard.stats();
-        let facts = CoreFacts { time, lease_count: stats.lease_count, item_count: stats.item_count, torn };
-        let _ = self.reports.send(Ok((self.index, facts)));
-        let Ok(clock) = self.start.recv() else { return Ok(None) };
-        shard.recovered(clock.now());
-        Ok(Some(Station::new(Parts {
-            shard,
+        let mut recovered = self.store.recover(self.index)?;
+        let stats = recovered.shard.stats();
+        let facts = CoreFacts {
+            index: self.index,
+            time: recovered.time,
+            tail: recovered.tail(),
+            lease_count: stats.lease_count,
+            item_count: stats.item_count,
+            torn: recovered.torn(),
+        };
+        let _ = self.reports.send(Ok(Word::Recovered(facts)));
+        let Ok(Start { clock, epoch }) = self.start.recv() else { return Ok(None) };
+        recovered.shard.recovered(clock.now());
+        let inbox = Arc::clone(&self.shared.inboxes[usize::from(self.index.0)]);
+        let notify = Arc::new(move || inbox.call());
+        let found = recovered.found.as_ref();
+        let (journal, snapshotting) = self.store.journal(self.index, found, epoch, &self.config, notify)?;
+        self.shared.hubs[usize::from(self.index.0)].start_at(journal.open_position());
+        let station = Station::new(Parts {
+            shard: recovered.shard,
             index: self.index,
             journal,
             hubs: Arc::clone(&self.shared.hubs),
             inboxes: Arc::clone(&self.shared.inboxes),
             clock,
             snapshotting,
-        })))
+        });
+        let _ = self.reports.send(Ok(Word::Ready));
+        Ok(Some(station))
     }
 }
 

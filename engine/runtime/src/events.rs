@@ -224,7 +224,7 @@ impl EventHub {
         };
         self.changed.notify(usize::MAX);
         for watcher in watchers {
-            watcher.wake();
+            watcher.call();
         }
     }
 
@@ -348,10 +348,6 @@ impl PendingEvents {
         } else {
             hub.publish(durable, self.blocks.drain(..ready));
         }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
     }
 }
 

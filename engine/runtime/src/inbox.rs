@@ -35,6 +35,7 @@ pub(crate) struct Inbox {
     messages: ArrayQueue<Message>,
     sleeping: AtomicBool,
     closed: AtomicBool,
+    called: AtomicBool,
     bell: OwnedFd,
 }
 
@@ -60,6 +61,7 @@ impl Inbox {
             messages: ArrayQueue::new(INBOX_MESSAGES_MAX),
             sleeping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -89,8 +91,14 @@ impl Inbox {
         while self.messages.pop().is_some() {}
     }
 
+    /// Asks for a turn without a message: something the core looks at every turn has news.
+    pub(crate) fn call(&self) {
+        self.called.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
     /// Wakes the core if it sleeps.
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.swap(false, Ordering::SeqCst) {
             // A full counter means that it has been rung already; nothing else can fail.
@@ -110,7 +118,7 @@ impl Inbox {
     pub(crate) fn prepare_sleep(&self) -> bool {
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if self.is_empty() {
+        if self.is_empty() && !self.called.swap(false, Ordering::SeqCst) {
             return true;
         }
         self.sleeping.store(false, Ordering::SeqCst);

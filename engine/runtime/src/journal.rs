@@ -1,69 +1,286 @@
 //! Where a core's records go: an append-only log on disk, or nowhere.
+//!
+//! In memory everything is acknowledged as soon as it is sealed; positions advance all the same, so
+//! that tokens and event positions mean the same in both. On disk, what may be told follows the
+//! [`Durability`]: at the default it is what completed in order with O_DSYNC (S3).
 
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tenure_core::{Position, RecordBuffer, Time};
 
-pub use crate::log::{LogFault, LogWrite};
+use crate::config::Durability;
+use crate::limits;
+use crate::log::{KeeperEvent, LogWriter, ShardKeeper};
+pub(crate) use crate::log::{LogFault, LogWrite};
+use crate::snapshotting::Snapshotting;
 
 /// First record position of an in-memory journal: never 0, because a token is never 0.
 const MEMORY_START: Position = Position(64);
 
 /// A core's log.
-pub(crate) struct Journal {
-    open: Position,
+pub(crate) enum Journal {
+    Memory { open: Position },
+    Disk(Box<DiskJournal>),
+}
+
+/// A log on disk: the sans-I/O writer and the keeper thread's end that feeds it with segments.
+pub(crate) struct DiskJournal {
+    writer: LogWriter,
+    keeper: ShardKeeper,
+    durability: Durability,
+    /// Where the log is told to end, for a clean stop.
+    end: Arc<AtomicU64>,
+    synced_through: u64,
+    synced_at: Instant,
+    syncing: bool,
+    sync_wanted: bool,
+    commits: u64,
+    commit_bytes: u64,
 }
 
 impl Journal {
     pub(crate) fn in_memory() -> Self {
-        Journal { open: MEMORY_START }
+        Journal::Memory { open: MEMORY_START }
     }
+
+    pub(crate) fn on_disk(
+        writer: LogWriter,
+        keeper: ShardKeeper,
+        durability: Durability,
+        end: Arc<AtomicU64>,
+    ) -> Self {
+        Journal::Disk(Box::new(DiskJournal {
+            writer,
+            keeper,
+            durability,
+            end,
+            synced_through: 0,
+            synced_at: Instant::now(),
+            syncing: false,
+            sync_wanted: false,
+            commits: 0,
+            commit_bytes: 0,
+        }))
+    }
+
+    /// Where the open batch's first record stands.
     pub(crate) fn open_position(&self) -> Position {
-        self.open
+        match self {
+            Journal::Memory { open } => *open,
+            Journal::Disk(disk) => disk.writer.position(),
+        }
     }
+
+    /// Everything below may be told (S3).
     #[inline]
     pub(crate) fn acknowledged(&self) -> Position {
-        self.open
+        match self {
+            Journal::Memory { open } => *open,
+            Journal::Disk(disk) => disk.acknowledged(),
+        }
     }
-    pub(crate) fn seal(&mut self, records: &RecordBuffer, _time: Time) -> Position {
-        self.open = records.tail();
-        self.open
+
+    /// Closes the open batch over the records and returns where the next one's first record stands.
+    pub(crate) fn seal(&mut self, records: &RecordBuffer, time: Time) -> Position {
+        match self {
+            Journal::Memory { open } => {
+                *open = records.tail();
+                *open
+            }
+            Journal::Disk(disk) => disk.writer.seal(records.bytes(), records.record_count(), time),
+        }
     }
+
+    /// The next write for the shell, if one may be in flight.
     pub(crate) fn next_write(&mut self) -> Option<LogWrite> {
-        None
+        match self {
+            Journal::Memory { .. } => None,
+            Journal::Disk(disk) => disk.writer.next_write(),
+        }
     }
-    pub(crate) fn write_bytes(&self, _write: &LogWrite) -> &[u8] {
-        &[]
+
+    /// The bytes of a write in flight.
+    pub(crate) fn write_bytes(&self, write: &LogWrite) -> &[u8] {
+        match self {
+            Journal::Memory { .. } => unreachable!("an in-memory journal hands out no writes"),
+            Journal::Disk(disk) => disk.writer.write_bytes(write),
+        }
     }
-    pub(crate) fn completed(&mut self, _id: u64, _result: io::Result<usize>) -> Result<(), LogFault> {
-        Ok(())
+
+    /// Takes the outcome of a write.
+    pub(crate) fn completed(&mut self, id: u64, result: io::Result<usize>) -> Result<(), LogFault> {
+        match self {
+            Journal::Memory { .. } => unreachable!("an in-memory journal hands out no writes"),
+            Journal::Disk(disk) => {
+                disk.commits += 1;
+                disk.commit_bytes += *result.as_ref().unwrap_or(&0) as u64;
+                disk.writer.completed(id, result).map(drop)
+            }
+        }
     }
-    pub(crate) fn mind(&mut self) -> Result<(), LogFault> {
-        Ok(())
+
+    /// Hears the keeper, keeps segments coming and syncs going. Once a turn.
+    pub(crate) fn mind(&mut self, snapshotting: &mut Snapshotting) -> Result<(), LogFault> {
+        match self {
+            Journal::Memory { .. } => Ok(()),
+            Journal::Disk(disk) => {
+                disk.hear(snapshotting)?;
+                if let Some(base) = disk.writer.needs_segment() {
+                    disk.keeper.want_segment(base);
+                }
+                disk.mind_syncs();
+                Ok(())
+            }
+        }
     }
+
+    /// Whether everything below survives a crash of the machine; asks for a sync where writes do not.
+    pub(crate) fn is_on_disk(&mut self, position: Position) -> bool {
+        match self {
+            Journal::Memory { .. } => true,
+            Journal::Disk(disk) => disk.is_on_disk(position),
+        }
+    }
+
+    /// Brings everything to disk before the engine stops.
+    pub(crate) fn flush(&mut self) {
+        if let Journal::Disk(disk) = self
+            && disk.durability != Durability::Always
+        {
+            disk.sync_wanted = true;
+        }
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
-        0
+        match self {
+            Journal::Memory { .. } => 0,
+            Journal::Disk(disk) => disk.writer.in_flight(),
+        }
     }
+
+    /// Whether a batch sealed now could be submitted at once.
     pub(crate) fn may_submit(&self) -> bool {
-        true
+        self.in_flight() < crate::log::limits::WRITES_IN_FLIGHT_MAX
     }
+
+    /// Whether the disk is so far behind that writes must wait (S8).
     pub(crate) fn is_backed_up(&self) -> bool {
-        false
+        match self {
+            Journal::Memory { .. } => false,
+            Journal::Disk(disk) => disk.writer.queued_bytes() > limits::LOG_BACKLOG_BYTES_MAX,
+        }
     }
+
+    /// Whether the disk has no room for the next segment.
     pub(crate) fn is_full(&self) -> bool {
-        false
+        match self {
+            Journal::Memory { .. } => false,
+            Journal::Disk(disk) => disk.writer.is_full(),
+        }
     }
+
+    /// Whether everything sealed has been written.
     pub(crate) fn is_idle(&self) -> bool {
-        true
+        match self {
+            Journal::Memory { .. } => true,
+            Journal::Disk(disk) => disk.writer.is_idle() && !disk.syncing && !disk.sync_wanted,
+        }
     }
+
     pub(crate) fn is_disk(&self) -> bool {
-        false
+        matches!(self, Journal::Disk(_))
     }
+
+    /// How soon the journal wants a turn of its own accord.
     pub(crate) fn next_turn(&self) -> Option<Duration> {
-        None
+        match self {
+            Journal::Memory { .. } => None,
+            Journal::Disk(disk) => disk.next_sync(),
+        }
     }
+
     pub(crate) fn commits(&self) -> (u64, u64) {
-        (0, 0)
+        match self {
+            Journal::Memory { .. } => (0, 0),
+            Journal::Disk(disk) => (disk.commits, disk.commit_bytes),
+        }
+    }
+
+    /// The keeper's end for snapshots; none in memory.
+    pub(crate) fn keeper(&mut self) -> Option<&mut ShardKeeper> {
+        match self {
+            Journal::Memory { .. } => None,
+            Journal::Disk(disk) => Some(&mut disk.keeper),
+        }
+    }
+}
+
+impl DiskJournal {
+    #[inline]
+    fn acknowledged(&self) -> Position {
+        match self.durability {
+            Durability::Always => self.writer.acknowledged(),
+            Durability::Interval(_) | Durability::None => self.writer.position(),
+        }
+    }
+
+    fn hear(&mut self, snapshotting: &mut Snapshotting) -> Result<(), LogFault> {
+        while let Some(event) = self.keeper.poll() {
+            match event {
+                KeeperEvent::SegmentReady(segment) => self.writer.offer_segment(segment),
+                KeeperEvent::SegmentRefused(_) => self.writer.segment_refused(),
+                KeeperEvent::Synced(through) => {
+                    self.writer.synced(through);
+                    self.synced_through = through;
+                    self.syncing = false;
+                    self.synced_at = Instant::now();
+                }
+                KeeperEvent::SyncFailed(fault) => return Err(fault),
+                event => snapshotting.hear(&event),
+            }
+        }
+        Ok(())
+    }
+
+    fn mind_syncs(&mut self) {
+        let due = self.next_sync() == Some(Duration::ZERO);
+        if self.syncing || !(due || self.sync_wanted && self.writer.is_idle()) {
+            return;
+        }
+        self.sync_wanted = false;
+        self.synced_at = Instant::now();
+        if let Some(request) = self.writer.take_sync() {
+            self.syncing = true;
+            self.keeper.request_sync(request);
+        }
+    }
+
+    fn next_sync(&self) -> Option<Duration> {
+        match self.durability {
+            Durability::Interval(interval) if !self.syncing => {
+                let unsynced = self.writer.written_end() > self.synced_through;
+                unsynced.then(|| interval.saturating_sub(self.synced_at.elapsed()))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_on_disk(&mut self, position: Position) -> bool {
+        if self.durability == Durability::Always {
+            return position <= self.writer.acknowledged();
+        }
+        let on_disk = position.0 <= self.synced_through;
+        self.sync_wanted |= !on_disk;
+        on_disk
+    }
+}
+
+impl Drop for DiskJournal {
+    /// The place where the log ends, for the manifest; what is still in flight does not count.
+    fn drop(&mut self) {
+        self.end.store(self.writer.written_end(), Ordering::Release);
     }
 }

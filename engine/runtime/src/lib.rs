@@ -9,7 +9,7 @@
 //! use std::time::Duration;
 //! use tenure::{Config, Engine};
 //!
-//! let engine = Engine::open(Config { shard_count: Some(1), ..Config::in_memory() })?;
+//! let engine = Engine::open(&Config { shard_count: Some(1), ..Config::in_memory() })?;
 //! let handle = engine.handle();
 //! let lease = handle.grant(Duration::from_secs(10)).wait()?;
 //! handle.attach(lease.id, "instance/7").wait()?;

@@ -1,70 +1,216 @@
 //! Where an engine's shards come from: a data directory, or nothing.
+//!
+//! On disk an opening has two halves. Each shard is recovered on the thread that will own it; only
+//! when all have succeeded does [`Store::begin`] make the next epoch durable, and only then may a
+//! core write. A failure anywhere before leaves the directory as it was.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tenure_core::{Shard, ShardConfig, ShardIndex, Time};
+use tenure_core::{Position, Shard, ShardConfig, ShardIndex, Time, generation_range};
 
-use crate::config::Config;
+use crate::config::{Config, Durability};
 use crate::error::OpenError;
-use crate::events::EventHub;
-use crate::handle::Shared;
-use crate::inbox::Inbox;
+use crate::events::{EventHub, HistorySource};
 use crate::journal::Journal;
+use crate::log::{DataDir, KeeperConfig, Recovered, Replay, ShardLog, SyncMode, open_for_writing, recover};
 use crate::snapshotting::Snapshotting;
+
+mod reshard;
 
 /// What the engine's shards are recovered from.
 #[derive(Clone)]
 pub(crate) struct Store {
-    shard_count: u16,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shards: Vec<ShardConfig>,
+    disk: Option<Disk>,
+    resharded_from: Option<u16>,
+}
+
+struct Disk {
+    dir: Mutex<DataDir>,
+    logs: Vec<ShardLog>,
+    /// Where each log ended when its core stopped.
+    ends: Vec<Arc<AtomicU64>>,
 }
 
 /// One shard, recovered but not yet given a clock.
 pub(crate) struct RecoveredShard {
     pub(crate) shard: Shard,
-    pub(crate) journal: Journal,
-    pub(crate) snapshotting: Snapshotting,
     pub(crate) time: Time,
-    pub(crate) torn: Option<String>,
+    /// What its log holds; `None` in memory.
+    pub(crate) found: Option<Recovered>,
+}
+
+impl RecoveredShard {
+    /// Where the log goes on.
+    pub(crate) fn tail(&self) -> u64 {
+        self.found.as_ref().map_or(0, |found| found.tail.place)
+    }
+
+    /// What was cut off the end of the log, in words.
+    pub(crate) fn torn(&self) -> Option<String> {
+        let torn = self.found.as_ref()?.torn.as_ref()?;
+        Some(format!(
+            "{} at byte {}: {} ({} later unacknowledged batches dropped)",
+            torn.path.display(),
+            torn.offset,
+            torn.reason,
+            torn.batches_dropped
+        ))
+    }
 }
 
 impl Store {
+    /// Opens what `config` names: locks the directory, creates or re-shards it as needed.
     pub(crate) fn open(config: &Config, cpu_count: u16) -> Result<Store, OpenError> {
-        Ok(Store { shard_count: config.shard_count.unwrap_or(cpu_count.max(1)) })
+        let Some(path) = &config.data_dir else {
+            let shard_count = config.shard_count.unwrap_or(cpu_count.max(1));
+            let fresh =
+                |index| ShardConfig { seed: rand::random(), ..shard_config(index, shard_count, config) };
+            let shards = (0..shard_count).map(ShardIndex).map(fresh).collect();
+            return Ok(Store { inner: Arc::new(Inner { shards, disk: None, resharded_from: None }) });
+        };
+        let mut dir = DataDir::open(path)?;
+        let found = dir.manifest().map(|manifest| manifest.shards.len());
+        let found = found.map(|count| u16::try_from(count).expect("a manifest lists at most 65,535 shards"));
+        let shard_count = config.shard_count.or(found).unwrap_or(cpu_count.max(1));
+        let mut resharded_from = None;
+        match found {
+            None => {
+                let bases: Vec<u64> = (0..shard_count)
+                    .map(|index| generation_range(ShardIndex(index), shard_count).start)
+                    .collect();
+                dir.create(&bases)?;
+            }
+            Some(before) if before != shard_count => {
+                reshard::reshard(&mut dir, shard_count, config)?;
+                resharded_from = Some(before);
+            }
+            Some(_) => {}
+        }
+        let manifest = dir.manifest().expect("created above").clone();
+        let shards = (0..).map(ShardIndex).zip(&manifest.shards).map(|(index, listed)| ShardConfig {
+            seed: listed.seed,
+            generation_base: listed.generation_base,
+            ..shard_config(index, shard_count, config)
+        });
+        let shards = shards.collect();
+        let logs = (0..shard_count).map(|index| dir.shard_log(index)).collect();
+        let ends = (0..shard_count).map(|_| Arc::default()).collect();
+        let disk = Disk { dir: Mutex::new(dir), logs, ends };
+        Ok(Store { inner: Arc::new(Inner { shards, disk: Some(disk), resharded_from }) })
     }
 
     pub(crate) fn shard_count(&self) -> u16 {
-        self.shard_count
+        u16::try_from(self.inner.shards.len()).expect("S8: shard count is at most SHARD_COUNT_MAX")
     }
 
     pub(crate) fn resharded_from(&self) -> Option<u16> {
-        None
+        self.inner.resharded_from
     }
 
-    pub(crate) fn hubs(&self, _inboxes: &Arc<[Arc<Inbox>]>, bytes_max: usize) -> Arc<[Arc<EventHub>]> {
-        (0..self.shard_count)
-            .map(|shard| Arc::new(EventHub::new(ShardIndex(shard), None, bytes_max)))
-            .collect()
+    /// The event streams, one per shard.
+    pub(crate) fn hubs(&self, bytes_max: usize) -> Arc<[Arc<EventHub>]> {
+        let hub = |index: u16| {
+            let log = self.inner.disk.as_ref().map(|disk| disk.logs[usize::from(index)].clone());
+            Arc::new(EventHub::new(ShardIndex(index), log.map(HistorySource::new), bytes_max))
+        };
+        (0..self.shard_count()).map(hub).collect()
     }
 
-    pub(crate) fn recover(
+    /// Recovers one shard on this thread. Changes nothing on disk.
+    pub(crate) fn recover(&self, index: ShardIndex) -> Result<RecoveredShard, OpenError> {
+        let config = self.inner.shards[usize::from(index.0)].clone();
+        match &self.inner.disk {
+            None => Ok(RecoveredShard { shard: Shard::new(config), time: Time(0), found: None }),
+            Some(disk) => recover_shard(&disk.logs[usize::from(index.0)], config),
+        }
+    }
+
+    /// Makes the next epoch durable, given where each shard's log goes on. Must precede any write.
+    pub(crate) fn begin(&self, tails: &[u64]) -> Result<u32, OpenError> {
+        let Some(disk) = &self.inner.disk else { return Ok(0) };
+        let mut dir = disk.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(dir.begin_epoch(tails)?)
+    }
+
+    /// The journal of a recovered shard, ready to write, and the state of its snapshots. `notify`
+    /// asks the shard's core for a turn.
+    pub(crate) fn journal(
         &self,
         index: ShardIndex,
+        recovered: Option<&Recovered>,
+        epoch: u32,
         config: &Config,
-        _shared: &Shared,
-    ) -> Result<RecoveredShard, OpenError> {
-        let shard = Shard::new(shard_config(index, self.shard_count, config));
-        Ok(RecoveredShard {
-            shard,
-            journal: Journal::in_memory(),
-            snapshotting: Snapshotting::default(),
-            time: Time(0),
-            torn: None,
-        })
+        notify: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<(Journal, Snapshotting), OpenError> {
+        let (Some(disk), Some(recovered)) = (&self.inner.disk, recovered) else {
+            return Ok((Journal::in_memory(), Snapshotting::none()));
+        };
+        let shard = usize::from(index.0);
+        let keeping = KeeperConfig {
+            segment_bytes: config.segment_bytes,
+            retain_bytes: config.retain_bytes,
+            sync: match config.durability {
+                Durability::Always => SyncMode::EachWrite,
+                Durability::Interval(_) | Durability::None => SyncMode::Later,
+            },
+        };
+        let (writer, keeper) = open_for_writing(&disk.logs[shard], recovered, epoch, keeping, notify)?;
+        let journal = Journal::on_disk(writer, keeper, config.durability, Arc::clone(&disk.ends[shard]));
+        Ok((journal, Snapshotting::new(config.snapshot_log_bytes, recovered)))
     }
 
-    pub(crate) fn close(self) {}
+    /// Records where the logs ended, once every core has stopped, and gives the directory free.
+    pub(crate) fn close(&self) {
+        let Some(disk) = &self.inner.disk else { return };
+        let ends: Vec<u64> = disk.ends.iter().map(|end| end.load(Ordering::Acquire)).collect();
+        let mut dir = disk.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = dir.record_tails(&ends) {
+            // Nothing is lost: the next start finds the ends by reading.
+            tracing::warn!(%error, "the clean end of the log could not be noted");
+        }
+    }
 }
 
+/// Rebuilds a shard from its log.
+fn recover_shard(log: &ShardLog, config: ShardConfig) -> Result<RecoveredShard, OpenError> {
+    let mut rebuild = Rebuild { shard: Shard::new(config.clone()), config };
+    let found = recover(log, &mut rebuild)?;
+    let shard = rebuild.shard;
+    let time = shard.clock().max(found.time);
+    Ok(RecoveredShard { shard, time, found: Some(found) })
+}
+
+/// A shard as the log layer feeds it.
+struct Rebuild {
+    shard: Shard,
+    config: ShardConfig,
+}
+
+impl Replay for Rebuild {
+    fn restart(&mut self) {
+        self.shard = Shard::new(self.config.clone());
+    }
+
+    fn image(&mut self, chunk: &[u8]) -> Result<(), String> {
+        self.shard
+            .load_image(chunk)
+            .map_err(|error| format!("{} at byte {} of a chunk", error.reason, error.offset))
+    }
+
+    fn batch(&mut self, first: Position, time: Time, records: &[u8]) -> Result<(), String> {
+        self.shard
+            .replay(first, time, records)
+            .map_err(|error| format!("{} at position {}", error.reason, first.0 + error.offset as u64))
+    }
+}
+
+/// What a shard is told of the engine's settings; seed and generation base are the store's.
 fn shard_config(index: ShardIndex, shard_count: u16, config: &Config) -> ShardConfig {
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     ShardConfig {
@@ -74,7 +220,6 @@ fn shard_config(index: ShardIndex, shard_count: u16, config: &Config) -> ShardCo
         checkpoint_interval_ms: config.checkpoint_interval.map(ms),
         renewals: config.renewals,
         role: config.role,
-        seed: rand::random(),
         ..ShardConfig::new(index, shard_count)
     }
 }

@@ -214,7 +214,7 @@ impl Station {
     /// # Errors
     /// A sync failed; as for a failed write.
     pub fn mind_log(&mut self) -> Result<(), LogFault> {
-        self.journal.mind()
+        self.journal.mind(&mut self.snapshotting)
     }
 
     /// How long the core may sleep after this turn.
@@ -355,7 +355,10 @@ impl Station {
             }
             Message::Service(parcel) => self.parcels.push(parcel),
             Message::Settle(done) => self.settling.push(done),
-            Message::Stop => self.stopping = true,
+            Message::Stop => {
+                self.stopping = true;
+                self.journal.flush();
+            }
         }
     }
 
@@ -433,7 +436,7 @@ impl Station {
     /// Moves a snapshot along, or starts one when enough log has gathered. It starts at a batch
     /// boundary, so that replay begins with a whole batch.
     fn snapshot(&mut self) {
-        if self.snapshotting.is_due(&self.journal, &self.shard) {
+        if self.snapshotting.is_due(self.records.tail(), || self.shard.stats().lease_count) {
             if self.record_bytes() > 0 {
                 self.seal();
             }

@@ -4,6 +4,7 @@ use tenure_core::Position;
 
 use super::{EventBlock, EventHub};
 use crate::error::EventsError;
+use crate::log::ShardLog;
 
 /// What a read of the log files gave.
 #[derive(Debug)]
@@ -16,7 +17,15 @@ pub struct History {
 
 /// Where a shard's log files are.
 #[derive(Clone, Debug)]
-pub struct HistorySource {}
+pub struct HistorySource {
+    log: ShardLog,
+}
+
+impl HistorySource {
+    pub(crate) fn new(log: ShardLog) -> Self {
+        HistorySource { log }
+    }
+}
 
 pub(super) fn read(
     hub: &EventHub,

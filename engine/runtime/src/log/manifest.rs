@@ -36,6 +36,10 @@ pub struct Manifest {
     pub log_id: u64,
     /// Starts of the engine on this directory; the running one's epoch.
     pub epoch: u32,
+    /// Generations of server-assigned IDs used up before re-shardings, as `[first, next]`: never
+    /// issued again, whichever shard they would belong to now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issued: Vec<[u64; 2]>,
     /// One entry per shard, in shard order.
     #[serde(rename = "shard")]
     pub shards: Vec<ShardManifest>,
@@ -63,7 +67,7 @@ impl Manifest {
     /// A manifest of a new log.
     #[must_use]
     pub fn new(log_id: u64, shards: Vec<ShardManifest>) -> Manifest {
-        Manifest { format: u64::from(FORMAT_VERSION), log_id, epoch: 0, shards }
+        Manifest { format: u64::from(FORMAT_VERSION), log_id, epoch: 0, issued: Vec::new(), shards }
     }
 
     /// The text of the file.
