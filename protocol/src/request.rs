@@ -169,6 +169,31 @@ impl<'a> Request<'a> {
         })
     }
 
+    /// The opcode of this request's frame.
+    #[must_use]
+    pub const fn opcode(&self) -> u8 {
+        match self {
+            Request::Hello(_) => request::HELLO,
+            Request::Ping { .. } => request::PING,
+            Request::Info => request::INFO,
+            Request::Grant(_) => request::GRANT,
+            Request::GrantBatch(_) => request::GRANT_BATCH,
+            Request::Renew { .. } => request::RENEW,
+            Request::RenewBatch(_) => request::RENEW_BATCH,
+            Request::Revoke { .. } => request::REVOKE,
+            Request::RevokeBatch(_) => request::REVOKE_BATCH,
+            Request::TimeToLive { .. } => request::TIME_TO_LIVE,
+            Request::List { .. } => request::LIST,
+            Request::Attach { .. } => request::ATTACH,
+            Request::Detach { .. } => request::DETACH,
+            Request::LeaseOf { .. } => request::LEASE_OF,
+            Request::Subscribe { .. } => request::SUBSCRIBE,
+            Request::Unsubscribe { .. } => request::UNSUBSCRIBE,
+            Request::Promote { .. } => request::PROMOTE,
+            Request::Demote => request::DEMOTE,
+        }
+    }
+
     /// Appends the frame. Decoding what this appends gives the request back.
     pub fn encode(&self, out: &mut Vec<u8>, request_id: RequestId) {
         match *self {

@@ -49,10 +49,12 @@ fn as_client(bytes: &[u8]) -> Verdict {
     }
 }
 
-fn vectors() -> Vec<(String, Vec<u8>, fn(&[u8]) -> Verdict)> {
+type Reader = fn(&[u8]) -> Verdict;
+
+fn vectors() -> Vec<(String, Vec<u8>, Reader)> {
     let requests = entries("protocol-requests.txt").into_iter();
     let responses = entries("protocol-responses.txt").into_iter();
-    let requests = requests.map(|entry| (entry.name, entry.bytes, as_server as fn(&[u8]) -> Verdict));
+    let requests = requests.map(|entry| (entry.name, entry.bytes, as_server as Reader));
     requests.chain(responses.map(|entry| (entry.name, entry.bytes, as_client as _))).collect()
 }
 
@@ -73,7 +75,7 @@ fn every_truncation_with_a_matching_length_is_refused_or_harmless() {
             short[..4].copy_from_slice(&(cut as u32).to_le_bytes());
             match read(&short) {
                 Verdict::Refused(error) => {
-                    assert!(error.refusal().is_fatal(), "{name} cut at {cut}: {error}")
+                    assert!(error.refusal().is_fatal(), "{name} cut at {cut}: {error}");
                 }
                 Verdict::Read(again) => assert_eq!(again, short, "{name} cut at {cut}"),
                 Verdict::Incomplete => panic!("{name} cut at {cut}: the length matches, yet incomplete"),

@@ -259,6 +259,7 @@ fn requests_decode_to_their_fields_and_encode_to_their_bytes() {
             "{}",
             entry.name
         );
+        assert_eq!(request.opcode(), frame.header.opcode, "{}", entry.name);
         let mut out = b"earlier".to_vec();
         request.encode(&mut out, frame.header.request_id);
         assert_eq!(vector_file::to_hex(&out[7..]), vector_file::to_hex(&entry.bytes), "{}", entry.name);

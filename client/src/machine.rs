@@ -1,0 +1,14 @@
+//! The client's logic without a clock, a socket or a thread.
+//!
+//! Everything here is a plain state machine: bytes, times and answers come in as arguments, bytes and
+//! verdicts go out. The async and the blocking client are thin shells around these; the simulator and
+//! the load generator drive them over whatever they like.
+//!
+//! - [`Connection`]: one connection: handshake, requests in flight, replies, events.
+
+mod connection;
+mod failure;
+mod in_flight;
+
+pub use connection::{Connection, ConnectionConfig, Delivery, Terms};
+pub use failure::{ConnectionError, SendError};

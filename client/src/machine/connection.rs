@@ -1,0 +1,535 @@
+//! One connection as a state machine: bytes in, bytes out, replies matched to their requests.
+//!
+//! ```text
+//!            send_renew(id, token) …            outgoing()
+//!   caller ─────────────────────────▶ encode ──────────────▶ the caller's socket
+//!   caller ◀───────────────────────── match  ◀────────────── the caller's socket
+//!            poll() = Delivery                  receive() or spare() + received()
+//! ```
+//! The caller gives each request a token of its own and gets it back with the reply; replies may come
+//! in any order. Nothing is allocated per request once the buffers have grown: a pipelined renewal
+//! costs a slot in a slab, 20 bytes out and 20 bytes in.
+//!
+//! L2 one-reply: a reply that nobody waits for, or of another kind than was asked, ends the connection.
+//! S8 bounded: at most the server's window is in flight; a frame above the announced size is refused
+//! before it is buffered.
+//!
+//! What it does not do: connect, retry, know a clock ([`Connection::tick`] is told the time), or
+//! remember requests after they are encoded; a caller that wants to retry keeps them.
+
+use std::ops::Range;
+
+use tenure_protocol::limits::HELLO_FRAME_BYTES_MAX;
+use tenure_protocol::opcode::{push, request};
+use tenure_protocol::{
+    Event, GrantEntry, Hello, LeaseId, Limits, RENEWED_BYTES, Refused, Request, RequestId, Response, Welcome,
+    encode, first_frame, peek, renew_frame, renewed_at,
+};
+
+use super::failure::{ConnectionError, SendError};
+use super::in_flight::{InFlight, Match, WINDOW_MAX};
+
+/// Receive buffer to start with. Large enough that a busy connection reads thousands of replies at once.
+const INCOMING_BYTES: usize = 64 * 1024;
+
+/// How a connection introduces itself and when it gives up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionConfig {
+    /// Random number that identifies this client across its connections; 0: grants are not identified.
+    pub client_id: u64,
+    /// The shard on whose core this connection wants to be.
+    pub wish_shard: Option<u16>,
+    /// Credentials; empty when the server asks for none.
+    pub auth: Vec<u8>,
+    /// With requests waiting, this long without a byte from the server means that it is gone, ms.
+    pub silence_ms_max: u64,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> ConnectionConfig {
+        ConnectionConfig { client_id: 0, wish_shard: None, auth: Vec::new(), silence_ms_max: 10_000 }
+    }
+}
+
+/// Something that [`Connection::poll`] delivers, borrowed from the receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Delivery<'a> {
+    /// The handshake is done; requests may be sent.
+    Welcome(Welcome<'a>),
+    /// The reply to the request with this token. [`Response::Refused`] is a reply, too; to the token of
+    /// an open subscription it says that the subscription has ended.
+    Reply {
+        /// The token given with the request.
+        token: u64,
+        /// The reply.
+        response: Response<'a>,
+    },
+    /// An event of the subscription with this token.
+    Event {
+        /// The token given with the Subscribe.
+        token: u64,
+        /// The event.
+        event: Event<'a>,
+    },
+    /// The server will close the connection. Replies may still come; nothing can be sent any more.
+    GoAway(Refused<'a>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Hello is sent.
+    Greeting,
+    Open,
+    /// GoAway has come: replies still arrive.
+    Leaving,
+    Failed,
+}
+
+/// What the server said in its Welcome, without the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Shards of the engine behind the server.
+    pub shard_count: u16,
+    /// The shard whose core serves this connection.
+    pub shard: u16,
+    /// The rule that maps an ID to its shard.
+    pub id_rule: u16,
+    /// What this side must keep to.
+    pub limits: Limits,
+    /// Shorter TTLs are raised to this, ms.
+    pub ttl_ms_min: u64,
+    /// Longer TTLs are refused, ms.
+    pub ttl_ms_max: u64,
+    /// The server drops a connection that is quiet for this long, ms; 0: never.
+    pub idle_timeout_ms: u64,
+}
+
+/// One connection. See the module's header for how to drive it.
+#[derive(Debug)]
+pub struct Connection {
+    state: State,
+    terms: Terms,
+    in_flight: InFlight,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// The unread bytes are `incoming[start..end]`.
+    start: usize,
+    end: usize,
+    /// Unsubscribes under way: their own request id, and the subscription that the reply closes.
+    unsubscribing: Vec<(RequestId, RequestId)>,
+    /// This side's own Ping under way, which keeps the connection from idling out.
+    ping: Option<RequestId>,
+    silence_ms_max: u64,
+    /// Something was encoded, something arrived, since the last tick.
+    sent: bool,
+    heard: bool,
+    last_sent_ms: Option<u64>,
+    last_heard_ms: Option<u64>,
+}
+
+impl Connection {
+    /// A new connection; its Hello waits in [`Connection::outgoing`].
+    #[must_use]
+    pub fn new(config: &ConnectionConfig) -> Connection {
+        let mut in_flight = InFlight::new();
+        let mut outgoing = Vec::with_capacity(INCOMING_BYTES);
+        let hello =
+            Hello { wish_shard: config.wish_shard, auth: &config.auth, ..Hello::new(config.client_id) };
+        hello.encode(&mut outgoing, in_flight.start(request::HELLO, 0));
+        Connection {
+            state: State::Greeting,
+            terms: Terms {
+                shard_count: 1,
+                shard: 0,
+                id_rule: 0,
+                limits: Limits { frame_bytes_max: HELLO_FRAME_BYTES_MAX, ..Limits::DEFAULT },
+                ttl_ms_min: 0,
+                ttl_ms_max: u64::MAX,
+                idle_timeout_ms: 0,
+            },
+            in_flight,
+            outgoing,
+            incoming: vec![0; INCOMING_BYTES],
+            start: 0,
+            end: 0,
+            unsubscribing: Vec::new(),
+            ping: None,
+            silence_ms_max: config.silence_ms_max,
+            sent: true,
+            heard: false,
+            last_sent_ms: None,
+            last_heard_ms: None,
+        }
+    }
+
+    /// Whether the handshake is done and requests may be sent.
+    #[inline]
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// What the server announced. Before the Welcome: the narrowest assumptions.
+    #[inline]
+    #[must_use]
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Requests that wait for their reply.
+    #[inline]
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.waiting()
+    }
+
+    /// How many more requests may be sent before a reply must be polled.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        if self.state == State::Open { self.terms.limits.window - self.in_flight.waiting() } else { 0 }
+    }
+
+    /// Bytes to write to the socket. The caller removes what it has written (`clear` or `drain`).
+    #[inline]
+    pub fn outgoing(&mut self) -> &mut Vec<u8> {
+        &mut self.outgoing
+    }
+
+    #[inline]
+    fn admit(&mut self, opcode: u8, token: u64) -> Result<RequestId, SendError> {
+        if self.state != State::Open {
+            return Err(if self.state == State::Greeting { SendError::NotReady } else { SendError::Closed });
+        }
+        if self.in_flight.waiting() >= self.terms.limits.window {
+            return Err(SendError::WindowFull);
+        }
+        self.sent = true;
+        Ok(self.in_flight.start(opcode, token))
+    }
+
+    /// Sends a Renew: the short cut for [`Connection::send`].
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    #[inline]
+    pub fn send_renew(&mut self, id: LeaseId, token: u64) -> Result<(), SendError> {
+        let request_id = self.admit(request::RENEW, token)?;
+        self.outgoing.extend_from_slice(&renew_frame(request_id, id));
+        Ok(())
+    }
+
+    /// Sends a RenewBatch.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn send_renew_batch(
+        &mut self,
+        ids: impl ExactSizeIterator<Item = LeaseId>,
+        token: u64,
+    ) -> Result<(), SendError> {
+        check_count(ids.len(), self.terms.limits.batch_ids_max)?;
+        let request_id = self.admit(request::RENEW_BATCH, token)?;
+        encode::renew_batch(&mut self.outgoing, request_id, ids);
+        Ok(())
+    }
+
+    /// Sends a RevokeBatch.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn send_revoke_batch(
+        &mut self,
+        ids: impl ExactSizeIterator<Item = LeaseId>,
+        token: u64,
+    ) -> Result<(), SendError> {
+        check_count(ids.len(), self.terms.limits.batch_ids_max)?;
+        let request_id = self.admit(request::REVOKE_BATCH, token)?;
+        encode::revoke_batch(&mut self.outgoing, request_id, ids);
+        Ok(())
+    }
+
+    /// Sends a GrantBatch. Entry `i` has the sequence `first_sequence + i`; 0: not identified.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn send_grant_batch(
+        &mut self,
+        first_sequence: u64,
+        entries: impl ExactSizeIterator<Item = GrantEntry>,
+        token: u64,
+    ) -> Result<(), SendError> {
+        check_count(entries.len(), self.terms.limits.grant_batch_max)?;
+        let request_id = self.admit(request::GRANT_BATCH, token)?;
+        encode::grant_batch(&mut self.outgoing, request_id, first_sequence, entries);
+        Ok(())
+    }
+
+    /// Sends any request but Hello.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent. A Hello is [`SendError::Closed`]: it has been sent already.
+    pub fn send(&mut self, request: &Request<'_>, token: u64) -> Result<RequestId, SendError> {
+        let limits = self.terms.limits;
+        match *request {
+            Request::Hello(_) => return Err(SendError::Closed),
+            Request::RenewBatch(ids) | Request::RevokeBatch(ids) => {
+                check_count(ids.len(), limits.batch_ids_max)?;
+            }
+            Request::GrantBatch(batch) => check_count(batch.len(), limits.grant_batch_max)?,
+            Request::Attach { item, .. }
+            | Request::Detach { item, .. }
+            | Request::LeaseOf { item }
+            | Request::TimeToLive { after: Some(item), .. } => check_item(item, &limits)?,
+            _ => {}
+        }
+        let request_id = self.admit(request.opcode(), token)?;
+        if let Request::Unsubscribe { subscription } = *request {
+            self.unsubscribing.push((request_id, subscription));
+        }
+        request.encode(&mut self.outgoing, request_id);
+        Ok(request_id)
+    }
+
+    /// Takes bytes from the socket. A caller that can read into a buffer of this side's uses
+    /// [`Connection::spare`] and [`Connection::received`] and saves the copy.
+    pub fn receive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let spare = self.spare();
+            let count = spare.len().min(bytes.len());
+            spare[..count].copy_from_slice(&bytes[..count]);
+            self.received(count);
+            bytes = &bytes[count..];
+            if count == 0 {
+                // The buffer holds a whole largest frame: the caller must poll between.
+                let grown = self.incoming.len() + bytes.len();
+                self.incoming.resize(grown, 0);
+            }
+        }
+    }
+
+    /// Room to read into; follow up with [`Connection::received`]. Empty only when frames wait to be
+    /// polled.
+    pub fn spare(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start > 0 && self.incoming.len() - self.end < INCOMING_BYTES / 4 {
+            self.incoming.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        // A frame longer than the buffer: grow to hold it. Its length has been checked against the limit.
+        if let Ok(Some(header)) =
+            peek(&self.incoming[self.start..self.end], self.terms.limits.frame_bytes_max)
+        {
+            let needed = self.start + header.length as usize;
+            if needed > self.incoming.len() {
+                self.incoming.resize(needed, 0);
+            }
+        }
+        &mut self.incoming[self.end..]
+    }
+
+    /// Says that `count` bytes were read into [`Connection::spare`].
+    ///
+    /// # Panics
+    /// S8: when `count` is more than there was room for.
+    pub fn received(&mut self, count: usize) {
+        assert!(count <= self.incoming.len() - self.end, "S8: more bytes received than there was room for");
+        self.end += count;
+        self.heard |= count > 0;
+    }
+
+    /// The next reply if it is a Renewed that has arrived whole: its token and TTL in ms. A short cut for
+    /// [`Connection::poll`], for a caller that pipelines many renewals; `None` says nothing else.
+    #[inline]
+    pub fn poll_renewed(&mut self) -> Option<(u64, u64)> {
+        let (request_id, ttl_ms) = renewed_at(&self.incoming[self.start..self.end])?;
+        let token = self.in_flight.finish_renew(request_id)?;
+        self.start += RENEWED_BYTES;
+        Some((token, ttl_ms))
+    }
+
+    /// What has arrived next, or `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// The connection cannot go on: close it, and see [`Connection::abandon`]. It takes and delivers
+    /// nothing any more.
+    pub fn poll(&mut self) -> Result<Option<Delivery<'_>>, ConnectionError> {
+        if let Some((token, ttl_ms)) = self.poll_renewed() {
+            return Ok(Some(Delivery::Reply { token, response: Response::Renewed { ttl_ms } }));
+        }
+        match self.next_match() {
+            Ok(None) => Ok(None),
+            Ok(Some((found, frame))) => self.deliver(found, frame).map(Some),
+            Err(error) => {
+                self.fail();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes and delivers nothing any more.
+    fn fail(&mut self) {
+        self.state = State::Failed;
+        (self.start, self.end) = (0, 0);
+        self.outgoing.clear();
+    }
+
+    /// Cuts the next frame that is not this side's own business, and finds whose it is.
+    fn next_match(&mut self) -> Result<Option<(Match, Range<usize>)>, ConnectionError> {
+        loop {
+            let unread = &self.incoming[self.start..self.end];
+            let Some(header) = peek(unread, self.terms.limits.frame_bytes_max)? else { return Ok(None) };
+            if (header.length as usize) > unread.len() {
+                return Ok(None);
+            }
+            let range = self.start..self.start + header.length as usize;
+            self.start = range.end;
+            let (request_id, opcode) = (header.request_id, header.opcode);
+            if opcode == push::GO_AWAY {
+                self.state = State::Leaving;
+                return Ok(Some((Match::Unknown, range)));
+            }
+            let found = self.in_flight.finish(request_id, opcode);
+            match found {
+                Match::Unknown if opcode == push::REFUSED => return Err(self.refused_error(range)),
+                Match::Unknown => return Err(ConnectionError::Unexpected { opcode, request_id }),
+                Match::Reply { opcode: request::HELLO, .. } if opcode == push::REFUSED => {
+                    return Err(self.refused_error(range));
+                }
+                Match::Reply { .. } if self.ping == Some(request_id) => {
+                    self.ping = None;
+                    continue;
+                }
+                Match::Reply { opcode: request::UNSUBSCRIBE, .. } => self.finish_unsubscribe(request_id),
+                Match::Reply { opcode: request::HELLO, .. } => self.open(range.clone())?,
+                _ => {}
+            }
+            return Ok(Some((found, range)));
+        }
+    }
+
+    fn finish_unsubscribe(&mut self, request_id: RequestId) {
+        if let Some(index) = self.unsubscribing.iter().position(|(unsubscribe, _)| *unsubscribe == request_id)
+        {
+            let (_, subscription) = self.unsubscribing.swap_remove(index);
+            self.in_flight.close_subscription(subscription);
+        }
+    }
+
+    fn open(&mut self, range: Range<usize>) -> Result<(), ConnectionError> {
+        let Response::Welcome(welcome) = decode(&self.incoming[range])? else {
+            unreachable!("L2: the reply to a Hello has the opcode of a Welcome")
+        };
+        let mut limits = welcome.limits;
+        limits.window = limits.window.min(WINDOW_MAX);
+        self.terms = Terms {
+            shard_count: welcome.shard_count,
+            shard: welcome.shard,
+            id_rule: welcome.id_rule,
+            limits,
+            ttl_ms_min: welcome.ttl_ms_min,
+            ttl_ms_max: welcome.ttl_ms_max,
+            idle_timeout_ms: welcome.idle_timeout_ms,
+        };
+        self.state = State::Open;
+        Ok(())
+    }
+
+    fn refused_error(&self, range: Range<usize>) -> ConnectionError {
+        match decode(&self.incoming[range]) {
+            Ok(Response::Refused(refused)) => {
+                ConnectionError::Refused { refusal: refused.refusal, text: refused.text.to_owned() }
+            }
+            Ok(_) => unreachable!("L2: the opcode of a Refused decodes to a Refused"),
+            Err(error) => error,
+        }
+    }
+
+    fn deliver(&mut self, found: Match, range: Range<usize>) -> Result<Delivery<'_>, ConnectionError> {
+        // Decoded by a function that borrows the buffer alone: the failure must touch the other fields.
+        let response = match decode(&self.incoming[range]) {
+            Ok(response) => response,
+            Err(error) => {
+                self.state = State::Failed;
+                (self.start, self.end) = (0, 0);
+                self.outgoing.clear();
+                return Err(error);
+            }
+        };
+        Ok(match (found, response) {
+            (Match::Event { token }, Response::Event(event)) => Delivery::Event { token, event },
+            (Match::Reply { .. }, Response::Welcome(welcome)) => Delivery::Welcome(welcome),
+            (Match::Unknown, Response::GoAway(refused)) => Delivery::GoAway(refused),
+            (Match::Reply { token, .. } | Match::SubscriptionRefused { token }, response) => {
+                Delivery::Reply { token, response }
+            }
+            (found, response) => unreachable!("L2: {found:?} does not go with {response:?}"),
+        })
+    }
+
+    /// Tells the time, ms on any clock that does not go back. Call it at [`Connection::next_tick_ms`]
+    /// intervals: it sends a Ping before the server's idle timeout and notices a server that is gone.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Silent`].
+    pub fn tick(&mut self, now_ms: u64) -> Result<(), ConnectionError> {
+        if self.state == State::Failed {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.sent) {
+            self.last_sent_ms = Some(now_ms);
+        }
+        if std::mem::take(&mut self.heard) || self.in_flight.waiting() == 0 {
+            self.last_heard_ms = Some(now_ms);
+        }
+        let heard_ms = *self.last_heard_ms.get_or_insert(now_ms);
+        let sent_ms = *self.last_sent_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(heard_ms) >= self.silence_ms_max {
+            self.fail();
+            return Err(ConnectionError::Silent);
+        }
+        let quiet_ms = now_ms.saturating_sub(sent_ms);
+        let idle_ms = self.terms.idle_timeout_ms;
+        let due = idle_ms > 0 && quiet_ms >= idle_ms / 3;
+        if due && self.ping.is_none() && self.room() > 0 {
+            let request_id = self.in_flight.start(request::PING, 0);
+            encode::ping(&mut self.outgoing, request_id, now_ms);
+            self.ping = Some(request_id);
+            self.last_sent_ms = Some(now_ms);
+        }
+        Ok(())
+    }
+
+    /// How often [`Connection::tick`] wants to be called, ms.
+    #[must_use]
+    pub fn next_tick_ms(&self) -> u64 {
+        let idle = if self.terms.idle_timeout_ms == 0 { u64::MAX } else { self.terms.idle_timeout_ms / 6 };
+        idle.min(self.silence_ms_max / 4).max(1)
+    }
+
+    /// Ends this side and gives back the tokens of everything open: requests whose outcome is unknown,
+    /// and subscriptions.
+    pub fn abandon(&mut self) -> Vec<u64> {
+        self.fail();
+        if let Some(ping) = self.ping.take() {
+            // The caller never saw this one.
+            self.in_flight.finish(ping, push::REFUSED);
+        }
+        self.in_flight.abandon()
+    }
+}
+
+/// Reads one whole frame.
+fn decode(bytes: &[u8]) -> Result<Response<'_>, ConnectionError> {
+    let frame = first_frame(bytes, u32::MAX)?;
+    Ok(Response::decode(&frame.expect("L2: the frame was whole when it was cut"))?)
+}
+
+fn check_count(count: usize, count_max: u32) -> Result<(), SendError> {
+    if count > count_max as usize { Err(SendError::BatchTooLarge { count_max }) } else { Ok(()) }
+}
+
+fn check_item(item: &[u8], limits: &Limits) -> Result<(), SendError> {
+    if item.len() > limits.item_bytes_max as usize { Err(SendError::TooLarge) } else { Ok(()) }
+}
