@@ -29,6 +29,8 @@ mod keeper;
 mod lock;
 mod manifest;
 mod recover;
+#[cfg(test)]
+mod rig;
 mod segment;
 mod snapshot;
 mod window;

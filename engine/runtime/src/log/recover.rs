@@ -272,3 +272,6 @@ fn sync_segments(chain: &Chain) -> Result<(), LogError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
