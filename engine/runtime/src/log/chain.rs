@@ -71,6 +71,14 @@ impl Chain {
         Ok(chain)
     }
 
+    /// A chain from the start of the oldest segment there is, wherever that begins.
+    pub(super) fn from_oldest(log: &ShardLog) -> Result<Chain, LogError> {
+        let segments = list_segments(&log.dir)?;
+        let place = segments.first().map_or(log.start, |segment| segment.base);
+        let previous = (place == log.start).then_some(PREVIOUS_NONE);
+        Ok(Chain::new(log, segments, 0, place, previous))
+    }
+
     /// A chain from the start of the segment that `position` stands in. Batches reaching beyond
     /// `position` must be of `epoch` or later.
     pub(super) fn from_position(log: &ShardLog, position: u64, epoch: u32) -> Result<Chain, LogError> {
@@ -233,26 +241,42 @@ impl Chain {
     /// Looks at every block behind the end of the chain.
     pub(super) fn scan_beyond(&mut self, end: &ChainEnd) -> Result<Beyond, LogError> {
         let mut beyond = Beyond::default();
-        let first = self.segments.partition_point(|segment| segment.end() <= end.place);
+        let epoch = self.epoch;
+        self.each_sound_from(end.place, |header, _records| {
+            if header.epoch >= epoch {
+                beyond.batches += 1;
+                beyond.records += u64::from(header.record_count);
+            }
+            if header.durable > end.place && beyond.witness.is_none() {
+                beyond.witness = Some(*header);
+            }
+            Ok(())
+        })?;
+        Ok(beyond)
+    }
+
+    /// Shows every batch at or behind `place` that is sound by itself, whether or not it follows.
+    pub(super) fn each_sound_from(
+        &mut self,
+        place: u64,
+        mut visit: impl FnMut(&BatchHeader, &[u8]) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let first = self.segments.partition_point(|segment| segment.end() <= place);
         for index in first..self.segments.len() {
             let (base, segment_end) = (self.segments[index].base, self.segments[index].end());
-            let mut place = base.max(end.place);
+            let mut place = base.max(place);
             while place < segment_end {
-                let Ok(header) = self.sound_at(index, place)? else {
-                    place += BLOCK_BYTES as u64;
-                    continue;
-                };
-                if header.epoch >= self.epoch {
-                    beyond.batches += 1;
-                    beyond.records += u64::from(header.record_count);
+                match self.sound_at(index, place)? {
+                    Ok(header) => {
+                        let batch = self.window.held(place - base, header.length as usize);
+                        visit(&header, &batch[HEADER_BYTES..])?;
+                        place = header.padded_end();
+                    }
+                    Err(_) => place += BLOCK_BYTES as u64,
                 }
-                if header.durable > end.place && beyond.witness.is_none() {
-                    beyond.witness = Some(header);
-                }
-                place = header.padded_end();
             }
         }
-        Ok(beyond)
+        Ok(())
     }
 
     /// Reads nothing at or behind `limit`, which only grows; what was read up to it stays valid.
@@ -273,6 +297,16 @@ impl Chain {
 
     pub(super) fn segments(&self) -> &[SegmentEntry] {
         &self.segments
+    }
+
+    /// Base and end of the segment the chain is in, if it has a file.
+    pub(super) fn segment(&self) -> Option<&SegmentEntry> {
+        self.segments.get(self.index)
+    }
+
+    /// The place behind the last batch.
+    pub(super) fn place(&self) -> u64 {
+        self.place
     }
 
     /// The place after the last batch, and that batch.

@@ -133,7 +133,12 @@ pub(super) fn segment_path(dir: &Path, base: u64) -> PathBuf {
 pub(super) fn list_segments(dir: &Path) -> Result<Vec<SegmentEntry>, LogError> {
     let mut segments = Vec::new();
     for (base, path) in list_numbered(dir, "", ".log")? {
-        let length = path.metadata().map_err(LogError::io("read", &path))?.len();
+        let length = match path.metadata() {
+            Ok(metadata) => metadata.len(),
+            // Recycled since it was listed: a reader beside a running engine.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(LogError::io("read", &path)(error)),
+        };
         segments.push(SegmentEntry { path, base, length });
     }
     Ok(segments)
