@@ -21,8 +21,6 @@ use std::ops::Range;
 pub(crate) const MIXED_BITS: u32 = 63;
 /// Bits of the slot in a mixed word.
 pub(crate) const SLOT_BITS: u32 = 28;
-/// Bits of the generation in a mixed word.
-pub(crate) const GENERATION_BITS: u32 = MIXED_BITS - SLOT_BITS;
 
 const MASK: u64 = (1 << MIXED_BITS) - 1;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
@@ -143,7 +141,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(next, 1 << GENERATION_BITS);
+            assert_eq!(next, 1 << (MIXED_BITS - SLOT_BITS));
         }
     }
 

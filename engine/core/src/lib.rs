@@ -10,28 +10,50 @@
 //!
 //! let mut shard = Shard::new(ShardConfig::new(ShardIndex(0), 1));
 //! let mut log = RecordBuffer::new(Position(64), Time(0));
-//! let _ = (&mut shard, &mut log);
+//! let answer = shard.grant(Time(0), &Grant { id: None, ttl_ms: 100, key: None }, &mut log);
+//! let granted = answer.result.unwrap();
+//! assert_eq!(answer.after, log.tail(), "tell the client once the log is durable up to here");
+//!
+//! // The shell writes log.bytes() to disk, then says so.
+//! shard.durable(log.tail());
+//! let renewed = shard.renew(Time(60), granted.id, &mut log);
+//! assert_eq!(renewed.after, Position::ZERO, "nothing to wait for");
+//!
+//! // 60 + 100 rounded up: not a millisecond early.
+//! assert_eq!(shard.expire(Time(160), 1000, &mut log).ended, 0);
+//! assert_eq!(shard.expire(Time(161), 1000, &mut log).ended, 1);
 //! ```
 
 pub mod limits;
 
 mod config;
+mod grant_memory;
 mod id;
 mod id_rule;
+mod image;
+mod index;
+mod items;
+mod ledger;
 mod outcome;
 mod record;
 mod refusal;
+mod region;
+mod seeded_hash;
 mod shard;
+mod slab;
+mod table;
 mod time;
+mod wheel;
 
 pub use config::{Renewals, Role, ShardConfig};
 pub use id::{GrantKey, LeaseId, ShardIndex};
 pub use id_rule::{generation_range, mix, shard_of, unmix};
+pub use image::ImageError;
 pub use outcome::*;
 pub use record::{
     Cause, DeadlineEntries, END_ENTRY_BYTES, ENTRIES_OFFSET, EndEntries, EndRange, ItemEntries, Record,
     RecordBuffer, RecordError, RecordIter, end_position,
 };
 pub use refusal::{Answer, Refusal};
-pub use shard::{ImageCursor, ImageError, ReplayError, Shard};
+pub use shard::{ImageCursor, ReplayError, Shard};
 pub use time::{Position, Time, Token};

@@ -1,0 +1,146 @@
+//! Leases end: by request, or because their time is up.
+//!
+//! Either way it is one entry in one record (S9) and the slot is free again; items leave later, in slices. `expire`
+//! drains the wheel within a budget of references, so that a storm of expiries never keeps renewals waiting
+//! (L3), and picks up where it stopped.
+
+use super::Shard;
+use crate::config::Role;
+use crate::id::LeaseId;
+use crate::outcome::{Progress, Revoked};
+use crate::record::{Cause, RecordBuffer};
+use crate::refusal::{Answer, Refusal};
+use crate::slab::{PLACE_MASK, Slot};
+use crate::time::{Position, Time};
+
+/// How many ids ahead a batch of revocations prefetches.
+const AHEAD: usize = 32;
+
+impl Shard {
+    /// Ends a lease by request. Its items follow in the event stream.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotPrimary`.
+    pub fn revoke(&mut self, now: Time, id: LeaseId, log: &mut RecordBuffer) -> Answer<Revoked> {
+        self.enter(now);
+        match self.revoke_one(now, id, log) {
+            Ok(revoked) => Answer::after(revoked, self.ledger.after_any()),
+            Err((refusal, after)) => Answer::refused(refusal, after),
+        }
+    }
+
+    fn revoke_one(
+        &mut self,
+        now: Time,
+        id: LeaseId,
+        log: &mut RecordBuffer,
+    ) -> Result<Revoked, (Refusal, Position)> {
+        self.require_primary().map_err(|refusal| (refusal, Position::ZERO))?;
+        let slot = self.find_alive(now, id, log).map_err(|after| (Refusal::NotFound, after))?;
+        let token = self.table.token(slot);
+        log.stamp(now);
+        let item_count = self.end(slot, Cause::Revoked, log);
+        self.ledger.wrote_end(log.tail(), log.time());
+        self.totals.revoked += 1;
+        Ok(Revoked { token, item_count })
+    }
+
+    /// Ends many leases by request, in one record but for those with items. The indexes of those not found, repeated
+    /// ids included, are appended to `failed`. Returns the position that the whole answer waits for.
+    ///
+    /// Writes up to 40 bytes of records an id: a caller with a batch limit cuts its slices to fit.
+    ///
+    /// # Errors
+    /// `NotPrimary`, for the batch as a whole.
+    pub fn revoke_batch(
+        &mut self,
+        now: Time,
+        ids: &[LeaseId],
+        failed: &mut Vec<u32>,
+        log: &mut RecordBuffer,
+    ) -> Result<Position, Refusal> {
+        self.enter(now);
+        self.require_primary()?;
+        let mut after = Position::ZERO;
+        for (index, &id) in ids.iter().enumerate() {
+            if let Some(&coming) = ids.get(index + AHEAD) {
+                let (slot, _) = self.table.decode(coming);
+                self.table.slab.prefetch(slot);
+                self.table.slab.prefetch_token(slot);
+            }
+            match self.revoke_one(now, id, log) {
+                Ok(_) => after = self.ledger.after_any(),
+                Err((_, not_found_after)) => {
+                    after = after.max(not_found_after);
+                    failed.push(index as u32);
+                }
+            }
+        }
+        Ok(after)
+    }
+
+    /// Expires what is overdue, visiting at most `budget` references of the wheel. A standby expires nothing.
+    ///
+    /// Writes 16 bytes of records a lease, and 8 for each 4,096.
+    pub fn expire(&mut self, now: Time, budget: usize, log: &mut RecordBuffer) -> Progress {
+        self.enter(now);
+        let mut progress = Progress::default();
+        if self.role == Role::Standby {
+            return progress;
+        }
+        let horizon = self.horizon(now);
+        let (mut left, mut prefetched) = (budget, false);
+        while self.wheel.due(horizon, &mut self.batch) {
+            if left == 0 {
+                progress.more = true;
+                break;
+            }
+            let count = self.batch.len.min(left);
+            if !prefetched {
+                self.batch.slots[..count].iter().for_each(|&slot| self.table.slab.prefetch(slot));
+            }
+            prefetched = self.batch.next_len > 0;
+            progress.ended += self.drain(count, horizon, now, log);
+            self.wheel.done(count);
+            left -= count;
+        }
+        if progress.ended > 0 {
+            self.ledger.wrote_end(log.tail(), log.time());
+        }
+        progress
+    }
+
+    /// Deals with the first `count` references of the batch: stale ones are dropped, overdue leases end, renewed ones
+    /// are filed again. Prefetches the leases of the next batch on the way. Returns how many leases ended.
+    fn drain(&mut self, count: usize, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
+        let (place, next_len) = (self.batch.place, self.batch.next_len);
+        let (mut ended, mut ending) = (0, false);
+        for index in 0..count {
+            if index < next_len {
+                let coming = self.batch.next_slots[index];
+                self.table.slab.prefetch(coming);
+                if ending {
+                    self.table.slab.prefetch_token(coming);
+                }
+            }
+            let slot = Slot(self.batch.slots[index]);
+            if self.table.entry(slot).loc & PLACE_MASK != place {
+                continue;
+            }
+            let deadline = self.deadline(slot);
+            ending = deadline <= horizon;
+            if ending {
+                log.stamp(now);
+                self.count_expired(now.0 - deadline);
+                self.end(slot, Cause::Expired, log);
+                ended += 1;
+            } else {
+                self.file(slot, deadline);
+            }
+        }
+        for index in count..next_len {
+            self.table.slab.prefetch(self.batch.next_slots[index]);
+        }
+        ended
+    }
+}

@@ -1,0 +1,381 @@
+//! Recovery: an image, then the log behind it, then time goes on.
+//!
+//! The image is fuzzy and the log overlaps it, so that applying a record is idempotent: every record names (id, token),
+//! and what the image has seen already, or what has ended since, is passed over. Tokens only grow, which tells the two
+//! apart. Leases have no deadline until recovery ends, but for those that the log makes exact.
+//!
+//! Bytes from outside never panic here: an error names an offset and a reason, and the shard is then to be dropped.
+//! Invariants: **S4** replay-equal, **S2** never-early across a restart, **S6** time-forward, no id issued twice.
+
+use super::{Phase, Shard};
+use crate::id::{GrantKey, LeaseId};
+use crate::id_rule::shard_of;
+use crate::image::{ImageEntry, ImageError, ImageIter, Start};
+use crate::items::Holder;
+use crate::record::{Record, RecordError, RecordIter};
+use crate::slab::{HAS_ITEMS, PINNED, Slot};
+use crate::time::{Position, Time, Token};
+use std::fmt;
+
+/// Records that cannot be applied: where, counted from the first byte of the batch's records, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplayError {
+    /// Offset of the record.
+    pub offset: usize,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record at offset {}: {}", self.offset, self.reason)
+    }
+}
+
+impl std::error::Error for ReplayError {}
+
+impl From<RecordError> for ReplayError {
+    fn from(error: RecordError) -> ReplayError {
+        ReplayError { offset: error.offset, reason: error.reason }
+    }
+}
+
+type Applied = Result<(), &'static str>;
+
+const FOREIGN: &str = "lease of another shard";
+const TOO_MANY: &str = "more leases than this shard has slots for";
+const AT_ODDS: &str = "grant of a lease that lives";
+
+impl Shard {
+    /// Loads the next chunk of this shard's image.
+    ///
+    /// # Errors
+    /// A chunk that is damaged or of another shard; drop the shard then.
+    ///
+    /// # Panics
+    /// When the shard is serving already.
+    pub fn load_image(&mut self, chunk: &[u8]) -> Result<(), ImageError> {
+        self.begin_recovery();
+        for entry in ImageIter::new(chunk) {
+            let (offset, entry) = entry?;
+            self.load(&entry).map_err(|reason| ImageError { offset, reason })?;
+        }
+        Ok(())
+    }
+
+    /// Loads what belongs to this shard from a chunk of any shard's image: for an engine that is opened with another
+    /// number of shards. All such ids become hashed ones; the generation base must be one that none of them used, and
+    /// the new log must begin above all positions of the old ones.
+    ///
+    /// # Errors
+    /// A damaged chunk.
+    ///
+    /// # Panics
+    /// When the shard is serving already.
+    pub fn load_foreign(&mut self, chunk: &[u8]) -> Result<(), ImageError> {
+        self.begin_recovery();
+        for entry in ImageIter::new(chunk) {
+            let (offset, entry) = entry?;
+            self.load_moved(&entry).map_err(|reason| ImageError { offset, reason })?;
+        }
+        Ok(())
+    }
+
+    /// Applies the records of one batch: `first` is the position of its first record, `time` what its header says.
+    /// Records before the image's position are passed over.
+    ///
+    /// # Errors
+    /// Records that are damaged, or that cannot follow what was read before; drop the shard then.
+    ///
+    /// # Panics
+    /// When the shard is serving already.
+    pub fn replay(&mut self, first: Position, time: Time, records: &[u8]) -> Result<(), ReplayError> {
+        self.begin_recovery();
+        if self.phase != (Phase::Recovering { image_open: false }) {
+            return Err(ReplayError { offset: 0, reason: "the image before it is incomplete" });
+        }
+        if first < self.replayed_to {
+            return Err(ReplayError { offset: 0, reason: "position steps back" });
+        }
+        self.grants.settle(self.table.hash());
+        let mut time = time;
+        self.clock = self.clock.max(time);
+        let mut records = RecordIter::new(first, records);
+        let mut offset = 0;
+        while let Some(next) = records.next() {
+            let (position, record) = next?;
+            let tail = Position(first.0.saturating_add(records.offset() as u64));
+            if let Record::Clock { time: later } = record {
+                if later < time {
+                    return Err(ReplayError { offset, reason: "time steps back" });
+                }
+                time = later;
+                self.clock = self.clock.max(time);
+            } else if position >= self.replay_from {
+                self.replay_one(position, time, &record).map_err(|reason| ReplayError { offset, reason })?;
+                self.ledger.recovered_to(tail, time);
+            }
+            offset = records.offset();
+            self.replayed_to = tail;
+        }
+        Ok(())
+    }
+
+    /// Ends recovery: time goes on at `now`, which is not before [`Shard::clock`]. Each lease gets its full TTL, or the
+    /// deadline that the log made exact; the shard serves.
+    ///
+    /// # Panics
+    /// When an image was begun and not read to its end, or time steps back (S6).
+    pub fn recovered(&mut self, now: Time) {
+        self.begin_recovery();
+        assert!(
+            self.phase == (Phase::Recovering { image_open: false }),
+            "S4 replay-equal: recovery ends within an image"
+        );
+        assert!(now >= self.clock, "S6 time-forward: recovered up to {}, resumed at {now}", self.clock);
+        self.grants.settle(self.table.hash());
+        self.ledger.recovered_to(self.ledger.tail(), self.ledger.time());
+        let unpinned = now.max(self.floor).0 + 1;
+        let earliest = self.table.live_slots().filter(|&slot| self.table.entry(slot).has(PINNED));
+        let earliest = earliest.map(|slot| self.deadline(slot)).min().unwrap_or(u64::MAX);
+        let wheel_now = now.0.min(earliest.saturating_sub(1));
+        self.refile_all(Time(wheel_now), |shard, slot| {
+            if shard.table.entry(slot).has(PINNED) {
+                // A deadline of 0 cannot be after any clock; nothing writes one.
+                shard.deadline(slot).max(1)
+            } else {
+                unpinned + shard.table.ttl_ms(slot)
+            }
+        });
+        self.table.finish_recovery();
+        self.holes = Vec::new();
+        self.clock = now;
+        self.sweep.restart(now, self.config.checkpoint_interval_ms);
+        self.phase = Phase::Serving;
+    }
+
+    fn begin_recovery(&mut self) {
+        if self.phase == Phase::Fresh {
+            self.phase = Phase::Recovering { image_open: false };
+        }
+        assert!(self.phase != Phase::Serving, "S4 replay-equal: recovery of a shard that serves");
+    }
+
+    fn is_own(&self, id: LeaseId) -> bool {
+        shard_of(id, self.config.shard_count) == self.config.shard
+    }
+
+    /// The first time that is read: near it, deadlines fit into entries.
+    fn anchor(&mut self, time: Time) {
+        if self.table.live_count() == 0 && self.wheel.now() == 0 {
+            self.wheel.reset(time);
+        }
+    }
+
+    fn load(&mut self, entry: &ImageEntry<'_>) -> Applied {
+        let open = Phase::Recovering { image_open: true };
+        match *entry {
+            ImageEntry::Start(start) => return self.load_start(&start),
+            _ if self.phase != open => return Err("entry outside of an image"),
+            ImageEntry::Lease { id, token, ttl_ms, deadline, chosen } => {
+                if !self.is_own(id) {
+                    return Err(FOREIGN);
+                }
+                self.load_lease(Holder { token, id }, ttl_ms, deadline, chosen)?;
+            }
+            ImageEntry::Item { id, token, item } => self.load_item(Holder { token, id }, item)?,
+            ImageEntry::Leaving { id, token, item } => {
+                self.check_counted()?;
+                self.items.load_leaving(Holder { token, id }, item);
+            }
+            ImageEntry::Key { key, id, token } => self.grants.load(key, id, token, self.table.hash()),
+            ImageEntry::End { .. } => self.phase = Phase::Recovering { image_open: false },
+        }
+        Ok(())
+    }
+
+    fn load_moved(&mut self, entry: &ImageEntry<'_>) -> Applied {
+        match *entry {
+            ImageEntry::Start(start) => {
+                self.anchor(start.time);
+                self.clock = self.clock.max(start.time);
+                self.floor = self.floor.max(start.floor);
+                self.role = start.role;
+            }
+            ImageEntry::Lease { id, token, ttl_ms, deadline, .. } if self.is_own(id) => {
+                self.load_lease(Holder { token, id }, ttl_ms, deadline, true)?;
+            }
+            ImageEntry::Item { id, token, item } if self.is_own(id) => {
+                self.load_item(Holder { token, id }, item)?;
+            }
+            ImageEntry::Leaving { id, token, item } if self.is_own(id) => {
+                self.items.load_leaving(Holder { token, id }, item);
+            }
+            ImageEntry::Key { key, id, token } if self.is_own(id) => {
+                self.grants.load(key, id, token, self.table.hash());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn load_start(&mut self, start: &Start) -> Applied {
+        if (start.shard, start.shard_count) != (self.config.shard, self.config.shard_count) {
+            return Err("image of another shard, or of another number of shards");
+        }
+        if self.replayed_to != Position::ZERO {
+            return Err("image after records");
+        }
+        self.table.clear();
+        self.items.clear();
+        self.grants.clear();
+        self.holes.clear();
+        self.wheel.reset(start.time);
+        self.table.note_generation_next(start.generation_next);
+        (self.role, self.floor, self.clock) = (start.role, start.floor, start.time);
+        self.replay_from = start.position;
+        self.ledger = Default::default();
+        self.ledger.recovered_to(start.position, start.time);
+        self.phase = Phase::Recovering { image_open: true };
+        Ok(())
+    }
+
+    fn load_lease(&mut self, holder: Holder, ttl_ms: u64, deadline: Option<Time>, chosen: bool) -> Applied {
+        if let Some(former) = self.table.find(holder.id) {
+            // The walk met the lease before and after it was granted again under the same id.
+            if self.table.token(former) >= holder.token {
+                return Err("lease twice in an image");
+            }
+            self.forget(former);
+        }
+        if !chosen && self.occupant(holder.id).is_some() {
+            return Err("two leases in one slot");
+        }
+        let slot =
+            self.table.place_recovered(holder.id, holder.token, chosen, &mut self.holes).ok_or(TOO_MANY)?;
+        self.pin(slot, ttl_ms, deadline);
+        Ok(())
+    }
+
+    fn load_item(&mut self, holder: Holder, item: &[u8]) -> Applied {
+        self.check_counted()?;
+        let slot =
+            self.table.find_exact(holder.id, holder.token).ok_or("item of a lease that is not there")?;
+        self.apply_attach(slot, holder, item);
+        Ok(())
+    }
+
+    fn check_counted(&self) -> Applied {
+        let count = self.items.live_count() + self.items.leaving_count();
+        // Twice: a fuzzy image may hold an item both on its lease and leaving.
+        if count > 2 * crate::limits::ITEM_COUNT_MAX {
+            Err("more items than a shard may have")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The live server-assigned lease in the slot that this id names.
+    fn occupant(&self, id: LeaseId) -> Option<Slot> {
+        let (slot, _) = self.table.own_slot(id)?;
+        let present = slot.index() < self.table.slab.len();
+        (present && self.table.entry(slot).is_live() && self.table.entry(slot).is_direct()).then_some(slot)
+    }
+
+    /// Sets the TTL, and the deadline if it is exact.
+    fn pin(&mut self, slot: Slot, ttl_ms: u64, deadline: Option<Time>) {
+        let base = self.wheel.now();
+        self.table.set_deadline(slot, ttl_ms, deadline.map_or(base, |deadline| deadline.0), base);
+        let entry = self.table.entry_mut(slot);
+        entry.loc = if deadline.is_some() { entry.loc | PINNED } else { entry.loc & !PINNED };
+    }
+
+    /// Takes a lease out without a trace: it ended, and the records of its items follow.
+    fn forget(&mut self, slot: Slot) {
+        let holder = self.holder(slot);
+        if self.table.entry(slot).has(HAS_ITEMS) {
+            self.items.end(holder);
+        }
+        self.table.remove_recovered(slot, &mut self.holes);
+    }
+
+    fn replay_one(&mut self, position: Position, time: Time, record: &Record<'_>) -> Applied {
+        if time < self.clock {
+            return Err("time steps back");
+        }
+        self.anchor(time);
+        self.clock = time;
+        match *record {
+            Record::Clock { .. } => {}
+            Record::Grant { id, ttl_ms, exact, chosen, key } => {
+                let deadline = exact.then_some(Time(time.0 + ttl_ms + 1));
+                self.replay_grant(Holder { token: Token(position.0), id }, ttl_ms, deadline, chosen, key)?;
+            }
+            Record::Ended { ref entries, .. } => {
+                for (id, token) in entries.clone() {
+                    if let Some(slot) = self.table.find_exact(id, token) {
+                        self.forget(slot);
+                    }
+                }
+            }
+            Record::Checkpoint { ref entries } | Record::Renewal { exact: true, ref entries } => {
+                for (id, token, deadline) in entries.clone() {
+                    if let Some(slot) = self.table.find_exact(id, token) {
+                        self.pin(slot, self.table.ttl_ms(slot), Some(deadline));
+                    }
+                }
+            }
+            Record::Renewal { exact: false, ref entries } => {
+                for (id, token, _) in entries.clone() {
+                    if let Some(slot) = self.table.find_exact(id, token) {
+                        self.pin(slot, self.table.ttl_ms(slot), None);
+                    }
+                }
+            }
+            Record::Attach { id, token, item } => {
+                if let Some(slot) = self.table.find_exact(id, token) {
+                    self.check_counted()?;
+                    self.apply_attach(slot, Holder { token, id }, item);
+                }
+            }
+            Record::Detach { id, token, item } => {
+                if let Some(slot) = self.table.find_exact(id, token) {
+                    self.apply_detach(slot, Holder { token, id }, item);
+                }
+            }
+            Record::EndedItems { id, token, last, ref items } => {
+                self.items.left(Holder { token, id }, items.clone(), last, self.table.hash());
+            }
+            Record::Promote { extend_ms } => self.replay_promote(time, extend_ms),
+            Record::Demote => self.role = crate::config::Role::Standby,
+        }
+        Ok(())
+    }
+
+    fn replay_grant(
+        &mut self,
+        holder: Holder,
+        ttl_ms: u64,
+        deadline: Option<Time>,
+        chosen: bool,
+        key: Option<GrantKey>,
+    ) -> Applied {
+        if !self.is_own(holder.id) {
+            return Err(FOREIGN);
+        }
+        if !chosen {
+            self.table.note_issued(holder.id);
+        }
+        if let Some(key) = key {
+            self.grants.insert(key, holder.id, holder.token, self.table.hash());
+        }
+        let same_slot = if chosen { None } else { self.occupant(holder.id) };
+        if let Some(present) = self.table.find(holder.id).or(same_slot) {
+            // The image has this lease, or one that came after it; an older one would have ended before.
+            return if self.table.token(present) >= holder.token { Ok(()) } else { Err(AT_ODDS) };
+        }
+        let placed = self.table.place_recovered(holder.id, holder.token, chosen, &mut self.holes);
+        self.pin(placed.ok_or(TOO_MANY)?, ttl_ms, deadline);
+        Ok(())
+    }
+}

@@ -1,0 +1,357 @@
+//! The slab: 16 bytes a lease, four to a cache line, found by slot without a table.
+//!
+//! A renewal reads and writes one entry and nothing else, so that its floor is one random cache line. What
+//! renewals do not need lies in parallel arrays: fencing tokens, and the ids that clients chose.
+//!
+//! ```text
+//! Entry  | generation u32 | deadline u32 | ttl u32 | loc u32 |
+//!          bit 31 set: free or client-chosen id; else the id's generation less the shard's base
+//!          deadline: engine ms modulo 2^32, read against the wheel's clock    ttl: ms, below 2^31
+//!          loc: wheel place 0–9 · parity 10 · flags 11–15
+//! ```
+//!
+//! Free slots wait in a first-in-first-out list through their deadline fields. A server-assigned id names slot and
+//! generation, and the generation moves on with each use: an old id can never hit a new lease. A slot whose
+//! generations are used up is retired, never wrapped. Invariants: **S8** bounded (slots), no id issued twice.
+
+use crate::limits::SLOT_COUNT_BEFORE_REUSE;
+use crate::region::{Plain, Region, prefetch_line};
+
+/// Index of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub(crate) struct Slot(pub(crate) u32);
+
+impl Slot {
+    #[inline(always)]
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Set in the generation of entries that no server-assigned id may match.
+pub(crate) const NOT_DIRECT: u32 = 1 << 31;
+
+/// Wheel place of an entry.
+pub(crate) const PLACE_MASK: u32 = (1 << 10) - 1;
+/// Place of a free slot.
+pub(crate) const PLACE_FREE: u32 = PLACE_MASK;
+/// Place of a live lease while a log is replayed: no wheel yet.
+pub(crate) const PLACE_UNFILED: u32 = PLACE_MASK - 1;
+/// Compaction's mark (wheel.rs).
+pub(crate) const PARITY: u32 = 1 << 10;
+/// TTL or deadline do not fit the entry: a side table has them.
+pub(crate) const LONG: u32 = 1 << 11;
+/// Something about the lease is not durable yet (S3).
+pub(crate) const PENDING: u32 = 1 << 12;
+/// More than one such thing: the ledger knows the last.
+pub(crate) const PENDING_MANY: u32 = 1 << 13;
+/// The log's last word on this lease is an exact deadline: a renewal has to reach the log (S2).
+pub(crate) const PINNED: u32 = 1 << 14;
+/// Items are attached.
+pub(crate) const HAS_ITEMS: u32 = 1 << 15;
+/// Renewals of such leases leave the fast path.
+pub(crate) const SLOW: u32 = LONG | PENDING | PINNED;
+
+const NONE: u32 = u32::MAX;
+
+/// One lease, or one free slot.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+pub(crate) struct Entry {
+    pub(crate) generation: u32,
+    pub(crate) deadline: u32,
+    pub(crate) ttl: u32,
+    pub(crate) loc: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 16, "four entries to a cache line");
+
+// SAFETY: four u32; zero is valid.
+unsafe impl Plain for Entry {
+    const ZERO: Entry = Entry { generation: 0, deadline: 0, ttl: 0, loc: 0 };
+}
+
+impl Entry {
+    #[inline(always)]
+    pub(crate) fn is_live(&self) -> bool {
+        self.loc & PLACE_MASK != PLACE_FREE
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.generation & NOT_DIRECT == 0
+    }
+
+    /// Generation, also of a free or hashed slot: there, the next to be issued.
+    #[inline(always)]
+    pub(crate) fn generation_number(&self) -> u32 {
+        self.generation & !NOT_DIRECT
+    }
+
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u32) -> bool {
+        self.loc & flag != 0
+    }
+
+    fn free(generation: u32) -> Entry {
+        Entry { generation: generation | NOT_DIRECT, deadline: NONE, ttl: 0, loc: PLACE_FREE }
+    }
+}
+
+/// Entries, tokens, chosen ids, and the list of free slots.
+pub(crate) struct Slab {
+    entries: Region<Entry>,
+    tokens: Region<u64>,
+    chosen_ids: Region<u64>,
+    free_head: u32,
+    free_tail: u32,
+    free_count: u32,
+    retired_count: u32,
+    /// First generation of a slot never used since the shard was made or recovered.
+    fresh_generation: u32,
+    /// Generations are below this.
+    generation_limit: u32,
+}
+
+impl Slab {
+    /// A slab of at most `slot_count_max` slots, whose generations run from 1 to below `generation_limit`.
+    pub(crate) fn new(slot_count_max: u32, generation_limit: u32) -> Slab {
+        assert!(generation_limit <= NOT_DIRECT);
+        let capacity = slot_count_max as usize;
+        Slab {
+            entries: Region::reserve(capacity),
+            tokens: Region::reserve(capacity),
+            chosen_ids: Region::reserve(capacity),
+            free_head: NONE,
+            free_tail: NONE,
+            free_count: 0,
+            retired_count: 0,
+            fresh_generation: 1,
+            generation_limit,
+        }
+    }
+
+    /// Slots in use or free.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn slot_count_max(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    pub(crate) fn generation_limit(&self) -> u32 {
+        self.generation_limit
+    }
+
+    #[cfg(test)]
+    pub(crate) fn free_count(&self) -> u32 {
+        self.free_count
+    }
+
+    pub(crate) fn retired_count(&self) -> u32 {
+        self.retired_count
+    }
+
+    #[inline(always)]
+    pub(crate) fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
+    }
+
+    #[inline(always)]
+    pub(crate) fn entry(&self, slot: Slot) -> &Entry {
+        &self.entries[slot.index()]
+    }
+
+    #[inline(always)]
+    pub(crate) fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+        &mut self.entries[slot.index()]
+    }
+
+    #[inline(always)]
+    pub(crate) fn token(&self, slot: Slot) -> u64 {
+        self.tokens[slot.index()]
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_token(&mut self, slot: Slot, token: u64) {
+        self.tokens[slot.index()] = token;
+    }
+
+    /// The id a client chose for the lease in this slot.
+    #[inline(always)]
+    pub(crate) fn chosen_id(&self, slot: Slot) -> u64 {
+        self.chosen_ids[slot.index()]
+    }
+
+    #[inline(always)]
+    pub(crate) fn chosen_ids(&self) -> &[u64] {
+        &self.chosen_ids
+    }
+
+    pub(crate) fn set_chosen_id(&mut self, slot: Slot, id: u64) {
+        self.chosen_ids[slot.index()] = id;
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize) {
+            prefetch_line(entry);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch_token(&self, slot: u32) {
+        if let Some(token) = self.tokens.get(slot as usize) {
+            prefetch_line(token);
+        }
+    }
+
+    /// A free slot, still marked free, and the generation to use; `None` when all are taken or retired.
+    pub(crate) fn take(&mut self) -> Option<Slot> {
+        let may_grow = self.len() < self.slot_count_max() && self.fresh_generation < self.generation_limit;
+        if (self.len() < SLOT_COUNT_BEFORE_REUSE as usize || self.free_head == NONE) && may_grow {
+            let slot = Slot(self.len() as u32);
+            self.push_free();
+            return Some(slot);
+        }
+        let slot = Slot(self.free_head);
+        let entry = self.entries.get(slot.index())?;
+        self.free_head = entry.deadline;
+        if self.free_head == NONE {
+            self.free_tail = NONE;
+        }
+        self.free_count -= 1;
+        Some(slot)
+    }
+
+    fn push_free(&mut self) {
+        self.entries.push(Entry::free(self.fresh_generation));
+        let len = self.entries.len();
+        self.tokens.grow_untouched(len);
+        self.chosen_ids.grow_untouched(len);
+    }
+
+    /// Gives a slot back, to be used with `generation` next; retires it when there is none left.
+    pub(crate) fn give_back(&mut self, slot: Slot, generation: u32) {
+        self.entries[slot.index()] = Entry::free(generation);
+        if generation >= self.generation_limit {
+            self.retired_count += 1;
+            return;
+        }
+        if self.free_tail == NONE {
+            self.free_head = slot.0;
+        } else {
+            self.entries[self.free_tail as usize].deadline = slot.0;
+        }
+        self.free_tail = slot.0;
+        self.free_count += 1;
+    }
+
+    /// Recovery: makes sure that `slot` exists. The free list is made at the end, by `rebuild_free_list`.
+    pub(crate) fn extend_to(&mut self, slot: Slot) {
+        while self.len() <= slot.index() {
+            self.push_free();
+        }
+    }
+
+    /// Recovery: marks a slot free without listing it.
+    pub(crate) fn vacate(&mut self, slot: Slot) {
+        self.entries[slot.index()] = Entry::free(self.fresh_generation);
+    }
+
+    /// Recovery: all free slots go on at `fresh_generation`, above any that was ever issued, and are listed in order.
+    pub(crate) fn rebuild_free_list(&mut self, fresh_generation: u32) {
+        self.fresh_generation = fresh_generation.min(self.generation_limit);
+        self.free_head = NONE;
+        self.free_tail = NONE;
+        self.free_count = 0;
+        self.retired_count = 0;
+        for index in 0..self.len() {
+            let entry = self.entries[index];
+            if !entry.is_live() {
+                self.give_back(Slot(index as u32), self.fresh_generation);
+            } else if !entry.is_direct() {
+                self.entries[index].generation = NOT_DIRECT | self.fresh_generation;
+            }
+        }
+    }
+
+    /// Forgets everything, generations included.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.tokens.clear();
+        self.chosen_ids.clear();
+        self.rebuild_free_list(1);
+    }
+
+    /// Touches memory ahead of use, one step; true when there may be more.
+    pub(crate) fn populate_ahead(&mut self) -> bool {
+        self.entries.populate_ahead() || self.tokens.populate_ahead()
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.entries.used_bytes() + self.tokens.used_bytes()
+    }
+
+    /// Walks the free list. Panics when it and the entries disagree.
+    pub(crate) fn check_free_list(&self) {
+        let (mut at, mut last, mut count) = (self.free_head, NONE, 0);
+        while at != NONE {
+            let entry = &self.entries[at as usize];
+            assert!(
+                !entry.is_live() && !entry.is_direct(),
+                "S7 wheel-agrees: slot {at} is listed free but live"
+            );
+            assert!(
+                entry.generation_number() < self.generation_limit,
+                "slot {at} is free beyond its generations"
+            );
+            count += 1;
+            assert!(count <= self.free_count, "S8 bounded: the free list is longer than its count");
+            (last, at) = (at, entry.deadline);
+        }
+        assert_eq!(last, self.free_tail, "S8 bounded: the free list's tail");
+        assert_eq!(count, self.free_count, "S8 bounded: the free list's count");
+        let free = self.entries.iter().filter(|entry| !entry.is_live()).count();
+        assert_eq!(
+            free as u32,
+            self.free_count + self.retired_count,
+            "S8 bounded: free slots are listed or retired"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_not_reused_before_the_slab_has_its_minimum() {
+        let mut slab = Slab::new(SLOT_COUNT_BEFORE_REUSE + 10, NOT_DIRECT);
+        for expected in 0..SLOT_COUNT_BEFORE_REUSE {
+            let slot = slab.take().unwrap();
+            assert_eq!(slot.0, expected);
+            slab.give_back(slot, 2);
+        }
+        assert_eq!(slab.take(), Some(Slot(0)), "first in, first out");
+        assert_eq!(slab.take(), Some(Slot(1)));
+        assert_eq!(slab.len(), SLOT_COUNT_BEFORE_REUSE as usize);
+    }
+
+    #[test]
+    fn a_slot_out_of_generations_is_retired() {
+        let mut slab = Slab::new(3, 5);
+        for _ in 0..3 {
+            let slot = slab.take().unwrap();
+            slab.give_back(slot, 4);
+        }
+        let slot = slab.take().unwrap();
+        slab.give_back(slot, 5);
+        assert_eq!((slab.retired_count(), slab.free_count()), (1, 2));
+        slab.check_free_list();
+        assert_eq!([slab.take(), slab.take(), slab.take()], [Some(Slot(1)), Some(Slot(2)), None]);
+    }
+}

@@ -1,0 +1,369 @@
+//! Hierarchical timing wheel (Varghese & Lauck 1987) over slab slots.
+//!
+//! ```text
+//! level 5 | 64 slots of 2^30 ms, cyclic: 2.2 years     a deadline is filed on the level of the highest bit
+//!   ...                                                 in which it differs from the wheel's clock; when its
+//! level 1 | 64 slots of 64 ms                           slot begins, it is filed again one level or more below,
+//! level 0 | 64 slots of 1 ms                            or has come
+//! ```
+//!
+//! A wheel slot holds 4-byte references to slab slots in chunks of 62, not linked leases: draining runs through memory
+//! in order (10 ns a lease against 98 and more for links), and the next chunk's leases are prefetched meanwhile.
+//! Empty slots cost nothing: a bitmap a level finds the next event in O(levels), however far away.
+//!
+//! **Lazy renewal:** a renewal only writes the lease's deadline. When the old place fires, the lease is filed again at
+//! its true deadline: once per TTL instead of once per keepalive. An ended lease leaves its reference behind; it is
+//! stale when the slab entry no longer names this place, and dropped when met. Compaction (wheel/compact.rs)
+//! keeps references within about twice the live leases.
+//!
+//! Invariants: **S7** wheel-agrees: each live lease has, in exactly the place its entry names, a reference that fires
+//! after the wheel's clock and no later than its deadline, or waits in the slot being drained. The wheel's clock never
+//! passes a live deadline: that is what deadlines modulo 2^32 are read against. Does not decide what is overdue
+//! and never touches a lease: the shard does.
+
+mod compact;
+
+use crate::region::{Plain, Region};
+use crate::slab::{PARITY, PLACE_MASK, Slot};
+use crate::time::Time;
+use compact::Compaction;
+
+/// Levels of the wheel.
+pub(crate) const LEVELS: u32 = 6;
+const SLOT_BITS: u32 = 6;
+const SLOTS: u32 = 1 << SLOT_BITS;
+const TOP: u32 = LEVELS - 1;
+/// Places of the wheel; place = level × 64 + slot.
+pub(crate) const PLACES: usize = (LEVELS * SLOTS) as usize;
+/// References in a chunk: 256 bytes with its header.
+pub(crate) const CHUNK_REFERENCES: usize = 62;
+
+const NONE: u32 = u32::MAX;
+
+const _: () = assert!(PLACES < PLACE_MASK as usize - 1, "places and the two special ones fit ten bits");
+
+/// References of one wheel slot, and the chunk after it.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Chunk {
+    next: u32,
+    len: u32,
+    slots: [u32; CHUNK_REFERENCES],
+}
+
+const _: () = assert!(size_of::<Chunk>() == 256);
+
+// SAFETY: words only; zero is valid.
+unsafe impl Plain for Chunk {
+    const ZERO: Chunk = Chunk { next: 0, len: 0, slots: [0; CHUNK_REFERENCES] };
+}
+
+/// References handed out for the shard to look at.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch {
+    /// The place that the entries of valid references name.
+    pub(crate) place: u32,
+    pub(crate) len: usize,
+    pub(crate) slots: [u32; CHUNK_REFERENCES],
+    /// What comes after, to be prefetched.
+    pub(crate) next_len: usize,
+    pub(crate) next_slots: [u32; CHUNK_REFERENCES],
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch {
+            place: 0,
+            len: 0,
+            slots: [0; CHUNK_REFERENCES],
+            next_len: 0,
+            next_slots: [0; CHUNK_REFERENCES],
+        }
+    }
+}
+
+/// The slot being drained.
+#[derive(Clone, Copy)]
+struct Draining {
+    place: u32,
+    chunk: u32,
+    /// References of `chunk` already dealt with.
+    done: u32,
+}
+
+/// The wheel.
+pub(crate) struct Wheel {
+    now: u64,
+    occupied: [u64; LEVELS as usize],
+    parity: [u64; LEVELS as usize],
+    heads: [u32; PLACES],
+    draining: Option<Draining>,
+    compaction: Compaction,
+    chunks: Region<Chunk>,
+    free_chunk: u32,
+    reference_count: u64,
+}
+
+/// Level and slot of a deadline, as seen from `now`, which is before it.
+///
+/// The top level is cyclic: a deadline beyond its reach is filed as far ahead as it goes, and again from there.
+fn place_of(deadline: u64, now: u64) -> u32 {
+    debug_assert!(deadline > now, "S7 wheel-agrees: {deadline} is not after {now}");
+    let differing = deadline ^ now;
+    let level = ((63 - (differing | 1).leading_zeros()) / SLOT_BITS).min(TOP);
+    let shift = level * SLOT_BITS;
+    let mut turn = deadline >> shift;
+    if level == TOP {
+        turn = turn.min((now >> shift) + u64::from(SLOTS) - 1);
+    }
+    level * SLOTS + (turn as u32 & (SLOTS - 1))
+}
+
+impl Wheel {
+    /// A wheel for at most `lease_count_max` leases.
+    pub(crate) fn new(lease_count_max: u32, now: Time) -> Wheel {
+        // References stay below 2.5 × leases + slack (wheel/compact.rs), plus one open chunk a place; address space
+        // is all that the rest costs.
+        let chunk_count = 4 * lease_count_max as usize / CHUNK_REFERENCES + 8 * PLACES;
+        Wheel {
+            now: now.0,
+            occupied: [0; LEVELS as usize],
+            parity: [0; LEVELS as usize],
+            heads: [NONE; PLACES],
+            draining: None,
+            compaction: Compaction::default(),
+            chunks: Region::reserve(chunk_count),
+            free_chunk: NONE,
+            reference_count: 0,
+        }
+    }
+
+    /// Forgets all references and stands at `now`.
+    pub(crate) fn reset(&mut self, now: Time) {
+        self.now = now.0;
+        self.occupied = [0; LEVELS as usize];
+        self.heads = [NONE; PLACES];
+        self.draining = None;
+        self.compaction = Compaction::default();
+        self.chunks.clear();
+        self.free_chunk = NONE;
+        self.reference_count = 0;
+    }
+
+    /// The wheel's clock: no live deadline is before it.
+    #[inline(always)]
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub(crate) fn reference_count(&self) -> u64 {
+        self.reference_count
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.chunks.used_bytes()
+    }
+
+    pub(crate) fn populate_ahead(&mut self) -> bool {
+        self.chunks.populate_ahead()
+    }
+
+    /// Files a lease; returns the bits for its `loc` (place and parity).
+    #[inline]
+    pub(crate) fn file(&mut self, slot: Slot, deadline: u64) -> u32 {
+        let place = place_of(deadline, self.now);
+        self.push(place, slot.0);
+        place | self.parity_bit(place)
+    }
+
+    /// Earliest time at which there is something to do: an expiry, or filing again. O(levels).
+    pub(crate) fn next_event(&self) -> Option<Time> {
+        if self.draining.is_some() {
+            return Some(Time(self.now));
+        }
+        self.next_place().map(|(_, at)| Time(at))
+    }
+
+    /// The first occupied place and the time at which it begins.
+    fn next_place(&self) -> Option<(u32, u64)> {
+        for level in 0..TOP {
+            let shift = level * SLOT_BITS;
+            let at = (self.now >> shift) as u32 & (SLOTS - 1);
+            // Slots at or before the clock's own are empty on every level but the top (S7).
+            let ahead = self.occupied[level as usize] & (u64::MAX << at);
+            if ahead != 0 {
+                let slot = ahead.trailing_zeros();
+                let begin = (self.now >> (shift + SLOT_BITS) << SLOT_BITS | u64::from(slot)) << shift;
+                return Some((level * SLOTS + slot, begin));
+            }
+        }
+        let shift = TOP * SLOT_BITS;
+        let turn = self.now >> shift;
+        let at = turn as u32 & (SLOTS - 1);
+        let ahead = self.occupied[TOP as usize].rotate_right(at);
+        if ahead == 0 {
+            return None;
+        }
+        let steps = ahead.trailing_zeros();
+        Some((TOP * SLOTS + ((at + steps) & (SLOTS - 1)), (turn + u64::from(steps)) << shift))
+    }
+
+    /// Hands out the next references that fire by `target`; false when there are none left, and then the wheel stands
+    /// at `target`. The caller deals with some of them and says how many ([`Wheel::done`]).
+    pub(crate) fn due(&mut self, target: u64, batch: &mut Batch) -> bool {
+        loop {
+            if let Some(draining) = &mut self.draining {
+                if draining.chunk != NONE {
+                    let (place, done) = (draining.place, draining.done as usize);
+                    let chunk = &self.chunks[draining.chunk as usize];
+                    if chunk.len == 0 {
+                        self.done(0);
+                        continue;
+                    }
+                    batch.place = place;
+                    batch.len = chunk.len as usize - done;
+                    batch.slots[..batch.len].copy_from_slice(&chunk.slots[done..chunk.len as usize]);
+                    batch.next_len = 0;
+                    if chunk.next != NONE {
+                        let next = &self.chunks[chunk.next as usize];
+                        batch.next_len = next.len as usize;
+                        batch.next_slots = next.slots;
+                    }
+                    return true;
+                }
+                self.draining = None;
+            }
+            match self.next_place() {
+                Some((place, at)) if at <= target => {
+                    self.now = self.now.max(at);
+                    let chunk = self.detach(place);
+                    self.draining = Some(Draining { place, chunk, done: 0 });
+                }
+                _ => {
+                    self.now = self.now.max(target);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The first `count` references of the batch handed out last are dealt with.
+    pub(crate) fn done(&mut self, count: usize) {
+        let Some(draining) = &mut self.draining else { return };
+        let (chunk, next, len) = {
+            let chunk = &self.chunks[draining.chunk as usize];
+            (draining.chunk, chunk.next, chunk.len)
+        };
+        draining.done += count as u32;
+        assert!(draining.done <= len, "S7 wheel-agrees: more references done than there were");
+        if draining.done == len {
+            draining.chunk = next;
+            draining.done = 0;
+            self.release_chunk(chunk);
+        }
+        self.reference_count -= count as u64;
+    }
+
+    /// Takes all chunks of a place, those that a compaction has in hand included.
+    fn detach(&mut self, place: u32) -> u32 {
+        let (level, slot) = ((place / SLOTS) as usize, place % SLOTS);
+        self.occupied[level] &= !(1 << slot);
+        let chunk = std::mem::replace(&mut self.heads[place as usize], NONE);
+        let Some((in_hand, done)) = self.compaction.surrender(place) else {
+            return chunk;
+        };
+        // References that the compaction has dealt with are no longer counted: close the gap they left.
+        let first = &mut self.chunks[in_hand as usize];
+        first.slots.copy_within(done..first.len as usize, 0);
+        first.len -= done as u32;
+        let mut last = in_hand;
+        while self.chunks[last as usize].next != NONE {
+            last = self.chunks[last as usize].next;
+        }
+        self.chunks[last as usize].next = chunk;
+        in_hand
+    }
+
+    #[inline]
+    fn push(&mut self, place: u32, slot: u32) {
+        let head = self.heads[place as usize];
+        self.reference_count += 1;
+        if head != NONE {
+            let chunk = &mut self.chunks[head as usize];
+            if (chunk.len as usize) < CHUNK_REFERENCES {
+                chunk.slots[chunk.len as usize] = slot;
+                chunk.len += 1;
+                return;
+            }
+        }
+        let fresh = self.take_chunk(head);
+        let chunk = &mut self.chunks[fresh as usize];
+        chunk.slots[0] = slot;
+        chunk.len = 1;
+        self.heads[place as usize] = fresh;
+        self.occupied[(place / SLOTS) as usize] |= 1 << (place % SLOTS);
+    }
+
+    fn take_chunk(&mut self, next: u32) -> u32 {
+        let index = self.free_chunk;
+        if index == NONE {
+            self.chunks.push(Chunk { next, ..Chunk::ZERO });
+            return self.chunks.len() as u32 - 1;
+        }
+        let chunk = &mut self.chunks[index as usize];
+        self.free_chunk = chunk.next;
+        chunk.next = next;
+        chunk.len = 0;
+        index
+    }
+
+    fn release_chunk(&mut self, index: u32) {
+        self.chunks[index as usize].next = self.free_chunk;
+        self.free_chunk = index;
+    }
+
+    #[inline(always)]
+    fn parity_bit(&self, place: u32) -> u32 {
+        if self.parity[(place / SLOTS) as usize] >> (place % SLOTS) & 1 == 1 { PARITY } else { 0 }
+    }
+
+    /// Walks every reference: `visit(place, fires_at, parity_valid, slot)`. For invariant checks and tests.
+    pub(crate) fn for_each_reference(&self, mut visit: impl FnMut(u32, u64, Slot)) {
+        let mut walk = |place: u32, fires: u64, mut chunk: u32, mut done: usize| {
+            while chunk != NONE {
+                let this = &self.chunks[chunk as usize];
+                for &slot in &this.slots[done..this.len as usize] {
+                    visit(place, fires, Slot(slot));
+                }
+                (chunk, done) = (this.next, 0);
+            }
+        };
+        for place in 0..PLACES as u32 {
+            let fires = self.begin_of(place);
+            assert_eq!(
+                self.heads[place as usize] != NONE,
+                self.occupied[(place / SLOTS) as usize] >> (place % SLOTS) & 1 == 1,
+                "S7 wheel-agrees: occupancy of place {place}"
+            );
+            walk(place, fires, self.heads[place as usize], 0);
+        }
+        if let Some(draining) = self.draining {
+            walk(draining.place, self.now, draining.chunk, draining.done as usize);
+        }
+        if let Some((place, chunk, done)) = self.compaction.in_hand() {
+            walk(place, self.begin_of(place), chunk, done);
+        }
+    }
+
+    /// Next time at which a place begins.
+    fn begin_of(&self, place: u32) -> u64 {
+        let (level, slot) = (place / SLOTS, u64::from(place % SLOTS));
+        let shift = level * SLOT_BITS;
+        let turn = self.now >> shift;
+        let ahead = slot.wrapping_sub(turn) & u64::from(SLOTS - 1);
+        (turn + ahead) << shift
+    }
+}
+
+#[cfg(test)]
+mod tests;
