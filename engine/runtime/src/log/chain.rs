@@ -60,14 +60,22 @@ pub(super) struct Beyond {
 impl Chain {
     /// A chain from the first batch of the log.
     pub(super) fn from_start(log: &ShardLog) -> Result<Chain, LogError> {
-        let segments = list_segments(&log.dir)?;
-        let chain = Chain::new(log, segments, 0, log.start, Some(PREVIOUS_NONE));
-        if let Some(first) = chain.segments.first()
-            && first.base != log.start
-        {
-            return Err(chain.missing(log.start).into());
-        }
-        chain.check_contiguous()?;
+        Chain::begin(log, list_segments(&log.dir)?, None)
+    }
+
+    /// A chain from the start of the segment that `position` stands in. Batches reaching beyond
+    /// `position` must be of `epoch` or later.
+    pub(super) fn from_position(log: &ShardLog, position: u64, epoch: u32) -> Result<Chain, LogError> {
+        Chain::begin(log, list_segments(&log.dir)?, Some((position, epoch)))
+    }
+
+    /// A chain as a start would follow it (from a snapshot's position and epoch, or from the first
+    /// batch) if there were nothing at or behind `limit`.
+    pub(super) fn up_to(log: &ShardLog, from: Option<(u64, u32)>, limit: u64) -> Result<Chain, LogError> {
+        let mut segments = list_segments(&log.dir)?;
+        segments.retain(|segment| segment.base < limit);
+        let mut chain = Chain::begin(log, segments, from)?;
+        chain.limit = limit;
         Ok(chain)
     }
 
@@ -79,26 +87,34 @@ impl Chain {
         Ok(Chain::new(log, segments, 0, place, previous))
     }
 
-    /// A chain from the start of the segment that `position` stands in. Batches reaching beyond
-    /// `position` must be of `epoch` or later.
-    pub(super) fn from_position(log: &ShardLog, position: u64, epoch: u32) -> Result<Chain, LogError> {
-        let segments = list_segments(&log.dir)?;
+    fn begin(
+        log: &ShardLog,
+        segments: Vec<SegmentEntry>,
+        from: Option<(u64, u32)>,
+    ) -> Result<Chain, LogError> {
+        let Some((position, epoch)) = from else {
+            let chain = Chain::new(log, segments, 0, log.start, Some(PREVIOUS_NONE));
+            if chain.segments.first().is_some_and(|first| first.base != log.start) {
+                return Err(chain.missing(log.start).into());
+            }
+            chain.check_contiguous()?;
+            return Ok(chain);
+        };
         // The first record of a segment stands 64 bytes into it, and the last one before its end.
         let index = segments.partition_point(|segment| segment.end() < position);
         let header = position.saturating_sub(HEADER_BYTES as u64);
         let place = segments.get(index).map_or(header, |segment| segment.base);
         let mut chain = Chain::new(log, segments, index, place, None);
         chain.fresh = (position, epoch);
-        let ends_there = index.checked_sub(1).is_some_and(|last| chain.segments[last].end() == header);
+        let last_end = index.checked_sub(1).map(|last| chain.segments[last].end());
         let found = match chain.segments.get(index) {
             Some(segment) => segment.base < position,
             // The segment of the very next batch may not have been made yet.
             None if chain.segments.is_empty() => header.is_multiple_of(BLOCK_BYTES as u64),
-            None => ends_there,
+            None => last_end == Some(header),
         };
         if !found {
-            let expected = index.checked_sub(1).map_or(place, |last| chain.segments[last].end());
-            return Err(chain.missing(expected.min(header)).into());
+            return Err(chain.missing(last_end.unwrap_or(header).min(header)).into());
         }
         chain.check_contiguous()?;
         Ok(chain)

@@ -7,6 +7,7 @@
 //!
 //! Memory stays bounded: one read window, one batch. It does not know what records mean.
 
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -69,6 +70,16 @@ pub struct Torn {
     pub reason: String,
     /// Whole batches behind it that were dropped with it.
     pub batches_dropped: u64,
+}
+
+impl fmt::Display for Torn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at byte {}: {}", self.path.display(), self.offset, self.reason)?;
+        match self.batches_dropped {
+            0 => Ok(()),
+            dropped => write!(f, ", {dropped} whole batches behind it"),
+        }
+    }
 }
 
 impl Recovered {
