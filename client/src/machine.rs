@@ -5,10 +5,16 @@
 //! the load generator drive them over whatever they like.
 //!
 //! - [`Connection`]: one connection: handshake, requests in flight, replies, events.
+//! - [`KeepAlive`]: which leases to renew when, and which are lost.
+//! - [`Backoff`]: how long to wait between attempts.
 
+mod backoff;
 mod connection;
 mod failure;
 mod in_flight;
+mod keep_alive;
 
+pub use backoff::Backoff;
 pub use connection::{Connection, ConnectionConfig, Delivery, Terms};
 pub use failure::{ConnectionError, SendError};
+pub use keep_alive::{Change, KeepAlive, KeepBatch, KeepKey, LossReason, trusted_ms};
