@@ -156,6 +156,8 @@ pub struct EventHub {
     source: Option<HistorySource>,
     bytes_max: usize,
     durable: AtomicU64,
+    /// Everything below stands in the log files.
+    on_file: AtomicU64,
     recent: Mutex<Recent>,
     changed: event_listener::Event,
 }
@@ -183,6 +185,7 @@ impl EventHub {
             source,
             bytes_max,
             durable: AtomicU64::new(0),
+            on_file: AtomicU64::new(0),
             recent: Mutex::new(recent),
             changed: event_listener::Event::new(),
         }
@@ -210,6 +213,18 @@ impl EventHub {
     pub(crate) fn start_at(&self, tail: Position) {
         self.lock().oldest = tail;
         self.durable.store(tail.0, Ordering::Release);
+        self.on_file.store(tail.0, Ordering::Release);
+    }
+
+    /// Everything below stands in the log files. Behind [`durable`](EventHub::durable) only where
+    /// events may be told before they are written.
+    pub(crate) fn on_file(&self) -> Position {
+        Position(self.on_file.load(Ordering::Acquire))
+    }
+
+    /// Notes how far the log files reach.
+    pub(crate) fn written(&self, position: Position) {
+        self.on_file.store(position.0, Ordering::Release);
     }
 
     /// Appends what became durable.

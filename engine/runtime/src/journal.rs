@@ -83,6 +83,14 @@ impl Journal {
         }
     }
 
+    /// Everything below stands in the log files.
+    pub(crate) fn written(&self) -> Position {
+        match self {
+            Journal::Memory { open } => *open,
+            Journal::Disk(disk) => disk.writer.acknowledged(),
+        }
+    }
+
     /// Closes the open batch over the records and returns where the next one's first record stands.
     pub(crate) fn seal(&mut self, records: &RecordBuffer, time: Time) -> Position {
         match self {

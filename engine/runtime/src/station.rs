@@ -224,6 +224,7 @@ impl Station {
             || !self.parcels.is_empty()
             || self.background_more
             || self.peers.waiting()
+            || (!self.settling.is_empty() && self.journal.in_flight() == 0)
             || !self.inbox.is_empty()
         {
             return Sleep::No;
@@ -472,7 +473,9 @@ impl Station {
     fn release(&mut self) {
         let durable = self.journal.acknowledged();
         self.shard.durable(durable);
-        self.pending.publish(durable, &self.hubs[usize::from(self.index.0)]);
+        let hub = &self.hubs[usize::from(self.index.0)];
+        hub.written(self.journal.written());
+        self.pending.publish(durable, hub);
         while let Some((ticket, reply)) = self.gate.release(durable) {
             self.deliver(ticket, reply);
         }
