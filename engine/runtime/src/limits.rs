@@ -7,7 +7,7 @@
 pub const BATCH_IDS_MAX: usize = 65_536;
 
 /// Entries of a batch that are applied between two looks at the size of the open log batch: at most
-/// 32 bytes of records each, a quarter of what a log batch may hold.
+/// 40 bytes of records each, a third of what a log batch may hold.
 pub const BATCH_CHUNK: usize = 8_192;
 
 /// Messages that may wait in one core's inbox. A message is a whole batch of requests, so this is
@@ -65,7 +65,7 @@ pub const SHARD_COUNT_MAX: u16 = 1_024;
 
 const _: () = assert!(BATCH_BYTES_EAGER < BATCH_BYTES_SEAL);
 const _: () =
-    assert!(BATCH_BYTES_SEAL + BATCH_CHUNK * 32 + 128 * 1024 <= crate::log::limits::BATCH_BYTES_MAX);
+    assert!(BATCH_BYTES_SEAL + BATCH_CHUNK * 40 + 128 * 1024 <= crate::log::limits::BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_IDS_MAX * 32 <= LOG_BACKLOG_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_SEAL * 4 <= LOG_BACKLOG_BYTES_MAX);
 const _: () = assert!(INBOX_MESSAGES_PER_TURN <= INBOX_MESSAGES_MAX);
