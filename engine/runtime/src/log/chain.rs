@@ -295,6 +295,12 @@ impl Chain {
         Ok(())
     }
 
+    /// Reads the next piece while the present one is looked at. Only when nobody writes the files.
+    pub(super) fn read_ahead(mut self) -> Chain {
+        self.window = Window::ahead();
+        self
+    }
+
     /// Reads nothing at or behind `limit`, which only grows; what was read up to it stays valid.
     pub(super) fn set_limit(&mut self, limit: u64) {
         assert!(self.limit == u64::MAX || limit >= self.limit, "S3: the durable position only moves forward");

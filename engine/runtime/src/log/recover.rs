@@ -101,7 +101,8 @@ pub fn recover(log: &ShardLog, replay: &mut impl Replay) -> Result<Recovered, Lo
     let mut chain = match &loaded {
         Some(loaded) => Chain::from_position(log, loaded.start, loaded.epoch)?,
         None => Chain::from_start(log)?,
-    };
+    }
+    .read_ahead();
     let start = loaded.as_ref().map_or(0, |loaded| loaded.start);
     let mut progress = Progress {
         time_ms: loaded.as_ref().map_or(0, |loaded| loaded.time_ms),

@@ -1,38 +1,90 @@
-//! Sequential reading of one file at a time, in large O_DIRECT pieces.
+//! Sequential reading of one file at a time, in large O_DIRECT pieces, the next one on its way while
+//! the present one is looked at.
 //!
-//! A reader asks for ranges in ascending order; the window holds the last piece read and refills
-//! where the asked range leaves it. Ranges start at block boundaries, as batches do.
-//!
-//! Does not read ahead and does not interpret.
+//! ```text
+//!   buffer   | …… carry | piece just read         |      the batch that straddles two pieces is
+//!                  ^ the range asked for begins         carried in front of the second
+//! ```
+//! A reader asks for ranges in ascending order, each at most a largest batch, starting at a block as
+//! batches do. With a [read-ahead](Window::ahead) thread the disk works while the reader replays; two
+//! buffers go back and forth. Does not interpret.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::aligned::AlignedBuffer;
 use super::error::LogError;
-use super::limits::{BLOCK_BYTES, READ_BYTES};
+use super::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, READ_BYTES};
 use super::segment::open_direct;
+
+/// Room in front of a piece for the start of a batch that straddles two.
+const CARRY_BYTES: usize = BATCH_BYTES_MAX;
 
 /// A piece of a file in memory.
 pub(super) struct Window {
-    file: Option<File>,
+    file: Option<Arc<File>>,
     path: PathBuf,
+    /// File bytes from `start` on are `buffer[from..from + filled]`.
     buffer: AlignedBuffer,
+    from: usize,
     start: u64,
     filled: usize,
+    ahead: Option<Ahead>,
+}
+
+/// The read-ahead thread's end: at most one request is on its way.
+struct Ahead {
+    requests: SyncSender<Request>,
+    pieces: Receiver<(AlignedBuffer, io::Result<usize>)>,
+    pending: Option<u64>,
+    spare: Option<AlignedBuffer>,
+}
+
+struct Request {
+    file: Arc<File>,
+    offset: u64,
+    wanted: usize,
+    buffer: AlignedBuffer,
 }
 
 impl Window {
+    /// A window that reads when asked.
     pub(super) fn new() -> Window {
         Window {
             file: None,
             path: PathBuf::new(),
-            buffer: AlignedBuffer::zeroed(READ_BYTES),
+            buffer: AlignedBuffer::zeroed(CARRY_BYTES + READ_BYTES),
+            from: CARRY_BYTES,
             start: 0,
             filled: 0,
+            ahead: None,
         }
+    }
+
+    /// A window whose next piece is read meanwhile, on a thread that ends with it. Only for files
+    /// that nobody writes.
+    pub(super) fn ahead() -> Window {
+        let (requests, inbox) = sync_channel::<Request>(1);
+        let (outbox, pieces) = sync_channel(1);
+        let read = move || {
+            for Request { file, offset, wanted, mut buffer } in inbox {
+                let result = read_piece(&file, offset, &mut buffer.bytes_mut()[CARRY_BYTES..][..wanted]);
+                if outbox.send((buffer, result)).is_err() {
+                    break;
+                }
+            }
+        };
+        let mut window = Window::new();
+        // Without a thread to spare, reading in line does too.
+        if std::thread::Builder::new().name("log-read-ahead".to_owned()).spawn(read).is_ok() {
+            let spare = Some(AlignedBuffer::zeroed(CARRY_BYTES + READ_BYTES));
+            window.ahead = Some(Ahead { requests, pieces, pending: None, spare });
+        }
+        window
     }
 
     /// Turns to another file.
@@ -40,10 +92,10 @@ impl Window {
         if self.file.is_some() && self.path == path {
             return Ok(());
         }
+        self.forget();
         let file = open_direct(OpenOptions::new().read(true), path, 0).map_err(LogError::io("open", path))?;
-        self.file = Some(file);
+        self.file = Some(Arc::new(file));
         path.clone_into(&mut self.path);
-        self.filled = 0;
         Ok(())
     }
 
@@ -56,51 +108,123 @@ impl Window {
     pub(super) fn forget(&mut self) {
         self.file = None;
         self.filled = 0;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.settle();
+        }
     }
 
     /// `length` bytes from `offset` on, reading nothing at or beyond `limit`. `None`: the file or
     /// the limit ends before.
     pub(super) fn view(&mut self, offset: u64, length: usize, limit: u64) -> Result<Option<&[u8]>, LogError> {
-        assert!(offset.is_multiple_of(BLOCK_BYTES as u64) && length <= READ_BYTES, "ranges start at a block");
+        assert!(
+            offset.is_multiple_of(BLOCK_BYTES as u64) && length <= BATCH_BYTES_MAX,
+            "S8: ranges are batches"
+        );
         if offset + length as u64 > limit {
             return Ok(None);
         }
         let held = self.start..self.start + self.filled as u64;
-        if !held.contains(&offset) || offset + length as u64 > held.end {
-            let wanted = READ_BYTES.min(usize::try_from(limit - offset).unwrap_or(READ_BYTES));
-            self.fill(offset, wanted.next_multiple_of(BLOCK_BYTES))?;
+        if offset < held.start || offset + length as u64 > held.end {
+            self.fill(offset, limit)?;
         }
-        let from = usize::try_from(offset - self.start).expect("within the window");
-        Ok((from + length <= self.filled).then(|| &self.buffer.bytes()[from..from + length]))
+        let skip = usize::try_from(offset - self.start).expect("within the window");
+        Ok((skip + length <= self.filled).then(|| &self.buffer.bytes()[self.from + skip..][..length]))
     }
 
     /// What `view` last made sure of, again.
     pub(super) fn held(&self, offset: u64, length: usize) -> &[u8] {
-        let from = usize::try_from(offset - self.start).expect("within the window");
-        &self.buffer.bytes()[from..from + length]
+        let skip = usize::try_from(offset - self.start).expect("within the window");
+        &self.buffer.bytes()[self.from + skip..][..length]
     }
 
-    fn fill(&mut self, offset: u64, wanted: usize) -> Result<(), LogError> {
-        let file = self.file.as_ref().expect("a file is open");
-        self.start = offset;
-        self.filled = 0;
-        while self.filled < wanted {
-            let into = &mut self.buffer.bytes_mut()[self.filled..wanted];
-            match file.read_at(into, offset + self.filled as u64) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.filled += count;
-                    // O_DIRECT goes on only at a block boundary; anything else was the end of the file.
-                    if !self.filled.is_multiple_of(BLOCK_BYTES) {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(LogError::io("read", &self.path)(error)),
+    /// Makes the window begin at `offset`, with a whole piece behind what it already held from there.
+    fn fill(&mut self, offset: u64, limit: u64) -> Result<(), LogError> {
+        let held_end = self.start + self.filled as u64;
+        let carried = (self.start..=held_end).contains(&offset).then(|| held_end - offset);
+        let carried = usize::try_from(carried.unwrap_or(0)).expect("within the window");
+        assert!(carried <= CARRY_BYTES, "S8: what straddles is at most a batch");
+        let at = offset + carried as u64;
+        let keep = self.from + self.filled - carried..self.from + self.filled;
+        let wanted = piece_bytes(at, limit);
+        let file = Arc::clone(self.file.as_ref().expect("a file is open"));
+        let count = match self.ahead.as_mut().and_then(|ahead| ahead.take(at)) {
+            Some((mut piece, count)) => {
+                piece.bytes_mut()[CARRY_BYTES - carried..CARRY_BYTES]
+                    .copy_from_slice(&self.buffer.bytes()[keep]);
+                let spare = std::mem::replace(&mut self.buffer, piece);
+                self.ahead.as_mut().expect("it gave the piece").spare = Some(spare);
+                count
             }
+            None => {
+                self.buffer.bytes_mut().copy_within(keep, CARRY_BYTES - carried);
+                read_piece(&file, at, &mut self.buffer.bytes_mut()[CARRY_BYTES..][..wanted])
+            }
+        };
+        let count = count.map_err(LogError::io("read", &self.path))?;
+        (self.start, self.from, self.filled) = (offset, CARRY_BYTES - carried, carried + count);
+        let next = at + count as u64;
+        if let Some(ahead) = &mut self.ahead
+            && count == READ_BYTES
+            && next < limit
+        {
+            ahead.request(file, next, piece_bytes(next, limit));
         }
         Ok(())
     }
+}
+
+impl Ahead {
+    fn request(&mut self, file: Arc<File>, offset: u64, wanted: usize) {
+        self.settle();
+        let Some(buffer) = self.spare.take() else { return };
+        if self.requests.send(Request { file, offset, wanted, buffer }).is_ok() {
+            self.pending = Some(offset);
+        }
+    }
+
+    /// The piece at `offset`, if that is what was asked for.
+    fn take(&mut self, offset: u64) -> Option<(AlignedBuffer, io::Result<usize>)> {
+        if self.pending != Some(offset) {
+            self.settle();
+            return None;
+        }
+        self.pending = None;
+        self.pieces.recv().ok()
+    }
+
+    /// Waits out a request whose piece nobody wants any more.
+    fn settle(&mut self) {
+        if self.pending.take().is_some()
+            && let Ok((buffer, _)) = self.pieces.recv()
+        {
+            self.spare = Some(buffer);
+        }
+    }
+}
+
+fn piece_bytes(offset: u64, limit: u64) -> usize {
+    let left = usize::try_from(limit.saturating_sub(offset)).unwrap_or(READ_BYTES);
+    READ_BYTES.min(left).next_multiple_of(BLOCK_BYTES)
+}
+
+/// Reads until `into` is full or the file ends.
+fn read_piece(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match file.read_at(&mut into[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => {
+                filled += count;
+                // O_DIRECT goes on only at a block boundary; anything else was the end of the file.
+                if !filled.is_multiple_of(BLOCK_BYTES) {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(test)]
@@ -110,23 +234,35 @@ mod tests {
     #[test]
     fn reads_any_range_of_blocks_and_nothing_behind_the_limit() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
         let bytes: Vec<u8> =
-            (0..READ_BYTES + 3 * BLOCK_BYTES + 17).map(|index| (index / 511) as u8).collect();
+            (0..3 * READ_BYTES + 3 * BLOCK_BYTES + 17).map(|index| (index / 511) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
-        let mut window = Window::new();
-        window.open(&path).unwrap();
-        let all = u64::MAX;
-        for (offset, length) in
-            [(0, 64), (0, READ_BYTES), (4096, 10_000), (READ_BYTES - 4096, 16_384), (8192, 1)]
-        {
-            let seen = window.view(offset as u64, length, all).unwrap().expect("inside the file");
-            assert_eq!(seen, &bytes[offset..offset + length]);
+        std::fs::write(&other, vec![0xEE; 2 * READ_BYTES]).unwrap();
+        for mut window in [Window::new(), Window::ahead()] {
+            window.open(&path).unwrap();
+            let all = u64::MAX;
+            // Batches of awkward sizes, one after the other: pieces are straddled in every way.
+            let mut offset = 0;
+            let mut length = 1;
+            while offset + length <= bytes.len() {
+                let seen = window.view(offset as u64, length, all).unwrap().expect("inside the file");
+                assert_eq!(seen, &bytes[offset..offset + length]);
+                offset += length.next_multiple_of(BLOCK_BYTES);
+                length = length * 5 % (BATCH_BYTES_MAX - 3) + 1;
+            }
+            for (offset, length) in [(0, 64), (READ_BYTES - 4096, 16_384), (8192, 1), (0, BATCH_BYTES_MAX)] {
+                let seen = window.view(offset as u64, length, all).unwrap().expect("inside the file");
+                assert_eq!(seen, &bytes[offset..offset + length]);
+            }
+            window.open(&other).unwrap();
+            assert_eq!(window.view(4096, 2, all).unwrap().unwrap(), [0xEE; 2], "another file, another piece");
+            window.open(&path).unwrap();
+            let last = bytes.len() / BLOCK_BYTES * BLOCK_BYTES;
+            assert_eq!(window.view(last as u64, 17, all).unwrap().unwrap(), &bytes[last..]);
+            assert!(window.view(last as u64, 18, all).unwrap().is_none());
+            assert!(window.view(4096, 4096, 8191).unwrap().is_none());
+            assert!(window.view(4096, 4096, 8192).unwrap().is_some());
         }
-        let last = bytes.len() / BLOCK_BYTES * BLOCK_BYTES;
-        assert_eq!(window.view(last as u64, 17, all).unwrap().unwrap(), &bytes[last..]);
-        assert!(window.view(last as u64, 18, all).unwrap().is_none());
-        assert!(window.view(4096, 4096, 8191).unwrap().is_none());
-        assert!(window.view(4096, 4096, 8192).unwrap().is_some());
     }
 }
