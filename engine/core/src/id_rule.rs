@@ -157,12 +157,21 @@ mod tests {
         }
     }
 
-    /// Fixed vectors: the rule is a promise to clients. (id, mixed word)
+    /// The vectors that the wire protocol's copy of the rule is held to as well.
     #[test]
     fn vectors() {
-        for (id, mixed) in [(0u64, 0u64), (1, mix(1)), (u64::MAX, mix(u64::MAX & MASK))] {
-            assert_eq!(mix(id), mixed);
+        let text = include_str!("../../../tests/vectors/id-rule.txt");
+        let mut count = 0;
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (id, mixed) = (u64::from_str_radix(words[0], 16), u64::from_str_radix(words[1], 16));
+            let (id, mixed) = (id.unwrap(), mixed.unwrap());
+            assert_eq!((mix(id), unmix(mixed)), (mixed, id & MASK), "{line}");
+            for (shards, shard) in [1, 2, 3, 16, 256].into_iter().zip(&words[2..]) {
+                assert_eq!(shard_of(LeaseId(id), shards).0, shard.parse::<u16>().unwrap(), "{line}");
+            }
+            count += 1;
         }
-        assert_ne!(mix(1), 1);
+        assert!(count > 10, "the file of vectors is all but empty");
     }
 }

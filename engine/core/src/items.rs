@@ -163,6 +163,13 @@ impl Items {
         count
     }
 
+    /// Recovery: forgets the items of a lease as if it had never had any.
+    pub(crate) fn discard(&mut self, holder: Holder, hash: &SeededHash) {
+        let Some(set) = self.live.remove(&holder) else { return };
+        self.live_count -= set.len() as u64;
+        set.iter().for_each(|item| self.forget_owner(holder, item, hash));
+    }
+
     /// Adds to what is leaving; an image may have brought a part of it before.
     fn leave(&mut self, holder: Holder, set: ItemSet) {
         let leaving = self.leaving.entry(holder).or_default();

@@ -30,6 +30,8 @@ pub(crate) struct Ledger {
     time: Time,
     /// After the last record by which a lease ended.
     last_end: Position,
+    /// After the last promotion or demotion: until it is durable, every answer reveals it.
+    last_role: Position,
     pending: VecDeque<Pending>,
     /// Last position of leases that are pending for more than one reason.
     pending_last: HashMap<u32, Position, FixedState>,
@@ -49,6 +51,18 @@ impl Ledger {
     pub(crate) fn wrote_end(&mut self, tail: Position, time: Time) {
         self.wrote(tail, time);
         self.last_end = tail;
+    }
+
+    /// A record that changed the role was appended.
+    pub(crate) fn wrote_role(&mut self, tail: Position, time: Time) {
+        self.wrote(tail, time);
+        self.last_role = tail;
+    }
+
+    /// No answer waits for a change of role.
+    #[inline(always)]
+    pub(crate) fn is_role_durable(&self) -> bool {
+        self.last_role <= self.durable
     }
 
     /// After the last record.
@@ -71,13 +85,13 @@ impl Ledger {
     /// What an answer waits for that reveals that a lease is not there.
     #[inline]
     pub(crate) fn after_end(&self) -> Position {
-        self.unless_durable(self.last_end)
+        self.unless_durable(self.last_end.max(self.last_role))
     }
 
     /// What an answer waits for that reveals the lease in this slot.
     #[inline(always)]
     pub(crate) fn after_lease(&self, loc: u32) -> Position {
-        if loc & PENDING == 0 { Position::ZERO } else { self.after_any() }
+        if loc & PENDING == 0 { self.unless_durable(self.last_role) } else { self.after_any() }
     }
 
     fn unless_durable(&self, position: Position) -> Position {

@@ -52,6 +52,31 @@ pub const WHEEL_REFERENCE_SLACK: u64 = 4_096;
 /// References that each grant compacts while there are too many: a pass over R of them ends within R/4 grants.
 pub const COMPACT_PER_GRANT: usize = 4;
 
+/// Bounds that take days of load to reach; tests bring them within reach ([`crate::Shard::with_bounds`]).
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// See [`SLOT_COUNT_BEFORE_REUSE`].
+    pub slots_before_reuse: u32,
+    /// See [`GRANT_KEY_COUNT_MAX`].
+    pub grant_keys_max: usize,
+    /// See [`WHEEL_REFERENCE_SLACK`].
+    pub wheel_reference_slack: u64,
+    /// Generations of a slot, before it is retired.
+    pub generations: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            slots_before_reuse: SLOT_COUNT_BEFORE_REUSE,
+            grant_keys_max: GRANT_KEY_COUNT_MAX,
+            wheel_reference_slack: WHEEL_REFERENCE_SLACK,
+            generations: 1 << 31,
+        }
+    }
+}
+
 const _: () = assert!(ITEM_BYTES_MAX <= u16::MAX as usize, "item lengths are 16 bits in records");
 const _: () = assert!(TTL_MS_MAX < 1 << 48, "TTLs are 48 bits in grant records");
 const _: () = assert!(ENDED_ITEM_COUNT_MAX <= u16::MAX as usize);

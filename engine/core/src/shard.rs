@@ -31,10 +31,10 @@ pub use recover::ReplayError;
 use crate::config::{Renewals, Role, ShardConfig};
 use crate::grant_memory::GrantMemory;
 use crate::id::LeaseId;
-use crate::id_rule::{SLOT_BITS, generation_range};
+use crate::id_rule::SLOT_BITS;
 use crate::items::{Holder, Items};
 use crate::ledger::Ledger;
-use crate::limits::{GRANT_KEY_COUNT_MAX, SLOT_COUNT_SLACK, TIME_MS_MAX};
+use crate::limits::{Bounds, SLOT_COUNT_SLACK, TIME_MS_MAX};
 use crate::outcome::{LATENESS_BUCKETS, ShardStats};
 use crate::record::{Cause, RecordBuffer};
 use crate::refusal::Refusal;
@@ -74,6 +74,8 @@ pub struct Shard {
     clock: Time,
     /// After a pause: nothing later than this counts as overdue.
     held: Option<Time>,
+    /// The horizon never goes back behind what `expire` has begun to expire; not behind the wheel.
+    expired_to: Time,
     table: Table,
     wheel: Wheel,
     items: Items,
@@ -99,8 +101,13 @@ impl Shard {
     /// # Panics
     /// When the configuration is impossible, or the system refuses to reserve address space for its tables.
     pub fn new(config: ShardConfig) -> Shard {
+        Shard::with_bounds(config, &Bounds::default())
+    }
+
+    /// As [`Shard::new`], with bounds that a test can reach.
+    #[doc(hidden)]
+    pub fn with_bounds(config: ShardConfig, bounds: &Bounds) -> Shard {
         config.check();
-        let generations = generation_range(config.shard, config.shard_count);
         // Twice the leases: a fuzzy image and its log may hold a lease and its successor at once. Address space only.
         let slots = (2 * u64::from(config.lease_count_max) + u64::from(SLOT_COUNT_SLACK)).min(1 << SLOT_BITS);
         Shard {
@@ -108,16 +115,11 @@ impl Shard {
             phase: Phase::Fresh,
             clock: Time(0),
             held: None,
-            table: Table::new(
-                config.seed,
-                config.generation_base,
-                generations.end,
-                config.lease_count_max,
-                slots as u32,
-            ),
-            wheel: Wheel::new(config.lease_count_max, Time(0)),
+            expired_to: Time(0),
+            table: Table::new(&config, slots as u32, bounds),
+            wheel: Wheel::new(config.lease_count_max, bounds.wheel_reference_slack),
             items: Items::new(),
-            grants: GrantMemory::new(GRANT_KEY_COUNT_MAX),
+            grants: GrantMemory::new(bounds.grant_keys_max),
             ledger: Ledger::default(),
             sweep: Sweep::default(),
             totals: Totals::default(),
@@ -153,8 +155,8 @@ impl Shard {
     }
 
     /// Holds the horizon back: until released, nothing whose deadline is later than `at` counts as overdue, while
-    /// `now` still dates new deadlines. For a caller that was stopped and has requests waiting: it serves those
-    /// first, then releases.
+    /// `now` still dates new deadlines. The horizon does not go back behind an earlier `expire`. For a caller that was
+    /// stopped and has requests waiting: it serves those first, then releases.
     pub fn hold_horizon(&mut self, at: Time) {
         self.held = Some(at);
     }
@@ -221,6 +223,7 @@ impl Shard {
     fn begin_serving(&mut self) {
         assert!(self.phase == Phase::Fresh, "S4 replay-equal: a verb before recovery is over");
         self.wheel.reset(self.clock);
+        self.expired_to = self.clock;
         self.phase = Phase::Serving;
     }
 
@@ -228,7 +231,7 @@ impl Shard {
     #[inline(always)]
     fn horizon(&self, now: Time) -> u64 {
         match self.held {
-            Some(held) => now.min(held).0.max(self.wheel.now()),
+            Some(held) => now.min(held).max(self.expired_to).0,
             None => now.0,
         }
     }
@@ -335,6 +338,3 @@ impl Shard {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,7 +14,6 @@
 //! generation, and the generation moves on with each use: an old id can never hit a new lease. A slot whose
 //! generations are used up is retired, never wrapped. Invariants: **S8** bounded (slots), no id issued twice.
 
-use crate::limits::SLOT_COUNT_BEFORE_REUSE;
 use crate::region::{Plain, Region, prefetch_line};
 
 /// Index of an entry.
@@ -112,11 +111,12 @@ pub(crate) struct Slab {
     fresh_generation: u32,
     /// Generations are below this.
     generation_limit: u32,
+    slots_before_reuse: u32,
 }
 
 impl Slab {
     /// A slab of at most `slot_count_max` slots, whose generations run from 1 to below `generation_limit`.
-    pub(crate) fn new(slot_count_max: u32, generation_limit: u32) -> Slab {
+    pub(crate) fn new(slot_count_max: u32, generation_limit: u32, slots_before_reuse: u32) -> Slab {
         assert!(generation_limit <= NOT_DIRECT);
         let capacity = slot_count_max as usize;
         Slab {
@@ -129,6 +129,7 @@ impl Slab {
             retired_count: 0,
             fresh_generation: 1,
             generation_limit,
+            slots_before_reuse,
         }
     }
 
@@ -212,7 +213,7 @@ impl Slab {
     /// A free slot, still marked free, and the generation to use; `None` when all are taken or retired.
     pub(crate) fn take(&mut self) -> Option<Slot> {
         let may_grow = self.len() < self.slot_count_max() && self.fresh_generation < self.generation_limit;
-        if (self.len() < SLOT_COUNT_BEFORE_REUSE as usize || self.free_head == NONE) && may_grow {
+        if (self.len() < self.slots_before_reuse as usize || self.free_head == NONE) && may_grow {
             let slot = Slot(self.len() as u32);
             self.push_free();
             return Some(slot);
@@ -327,10 +328,11 @@ impl Slab {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::SLOT_COUNT_BEFORE_REUSE;
 
     #[test]
     fn slots_are_not_reused_before_the_slab_has_its_minimum() {
-        let mut slab = Slab::new(SLOT_COUNT_BEFORE_REUSE + 10, NOT_DIRECT);
+        let mut slab = Slab::new(SLOT_COUNT_BEFORE_REUSE + 10, NOT_DIRECT, SLOT_COUNT_BEFORE_REUSE);
         for expected in 0..SLOT_COUNT_BEFORE_REUSE {
             let slot = slab.take().unwrap();
             assert_eq!(slot.0, expected);
@@ -343,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_slot_out_of_generations_is_retired() {
-        let mut slab = Slab::new(3, 5);
+        let mut slab = Slab::new(3, 5, 3);
         for _ in 0..3 {
             let slot = slab.take().unwrap();
             slab.give_back(slot, 4);

@@ -9,9 +9,11 @@
 //!
 //! Invariants: **S1** one-shard; at most one live lease per id. Does not know time, wheel places or items.
 
+use crate::config::ShardConfig;
 use crate::id::LeaseId;
-use crate::id_rule::{MIXED_BITS, decode_direct, direct_id};
+use crate::id_rule::{MIXED_BITS, decode_direct, direct_id, generation_range};
 use crate::index::Index;
+use crate::limits::Bounds;
 use crate::seeded_hash::SeededHash;
 use crate::slab::{Entry, HAS_ITEMS, LONG, NOT_DIRECT, PLACE_UNFILED, Slab, Slot};
 use crate::time::Token;
@@ -46,23 +48,18 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(
-        seed: u64,
-        generation_base: u64,
-        generation_end: u64,
-        live_count_max: u32,
-        slots: u32,
-    ) -> Table {
-        let limit = (generation_end - generation_base).min(u64::from(NOT_DIRECT)) as u32;
+    pub(crate) fn new(config: &ShardConfig, slots: u32, bounds: &Bounds) -> Table {
+        let generations = generation_range(config.shard, config.shard_count);
+        let limit = (generations.end - config.generation_base).min(u64::from(bounds.generations)) as u32;
         Table {
-            slab: Slab::new(slots, limit),
+            slab: Slab::new(slots, limit, bounds.slots_before_reuse),
             index: Index::new(),
-            hash: SeededHash::new(seed),
+            hash: SeededHash::new(config.seed),
             long: HashMap::default(),
-            generation_base,
+            generation_base: config.generation_base,
             generation_max: 0,
             live_count: 0,
-            live_count_max,
+            live_count_max: config.lease_count_max,
             gap_cursor: 0,
         }
     }

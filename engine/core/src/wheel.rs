@@ -102,6 +102,7 @@ pub(crate) struct Wheel {
     chunks: Region<Chunk>,
     free_chunk: u32,
     reference_count: u64,
+    reference_slack: u64,
 }
 
 /// Level and slot of a deadline, as seen from `now`, which is before it.
@@ -121,12 +122,12 @@ fn place_of(deadline: u64, now: u64) -> u32 {
 
 impl Wheel {
     /// A wheel for at most `lease_count_max` leases.
-    pub(crate) fn new(lease_count_max: u32, now: Time) -> Wheel {
+    pub(crate) fn new(lease_count_max: u32, reference_slack: u64) -> Wheel {
         // References stay below 2.5 × leases + slack (wheel/compact.rs), plus one open chunk a place; address space
         // is all that the rest costs.
         let chunk_count = 4 * lease_count_max as usize / CHUNK_REFERENCES + 8 * PLACES;
         Wheel {
-            now: now.0,
+            now: 0,
             occupied: [0; LEVELS as usize],
             parity: [0; LEVELS as usize],
             heads: [NONE; PLACES],
@@ -135,6 +136,7 @@ impl Wheel {
             chunks: Region::reserve(chunk_count),
             free_chunk: NONE,
             reference_count: 0,
+            reference_slack,
         }
     }
 

@@ -89,6 +89,7 @@ impl Shard {
             return progress;
         }
         let horizon = self.horizon(now);
+        self.expired_to = Time(horizon);
         let (mut left, mut prefetched) = (budget, false);
         while self.wheel.due(horizon, &mut self.batch) {
             if left == 0 {

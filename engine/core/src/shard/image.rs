@@ -70,7 +70,7 @@ impl Shard {
                     Stage::Leases(0, None)
                 }
                 Stage::Leases(slot, within) => self.image_leases(slot, within, end, out),
-                Stage::Leaving(after) => self.image_leaving(after, end, out),
+                Stage::Leaving(after) => self.image_leaving(after.as_ref(), end, out),
                 Stage::Keys(after) => self.image_keys(after, end, out),
                 Stage::End => {
                     ImageEntry::End { position: self.ledger.tail() }.encode(out);
@@ -120,7 +120,7 @@ impl Shard {
             if resumed.is_none() {
                 self.image_lease(slot, holder, out);
             }
-            if let Some(last) = self.image_items(slot, holder, resumed, end, out) {
+            if let Some(last) = self.image_items(slot, holder, resumed.as_ref(), end, out) {
                 return Stage::Leases(index, Some((holder, last)));
             }
         }
@@ -139,14 +139,14 @@ impl Shard {
         &self,
         slot: Slot,
         holder: Holder,
-        resumed: Option<(Holder, Item)>,
+        resumed: Option<&(Holder, Item)>,
         end: usize,
         out: &mut Vec<u8>,
     ) -> Option<Item> {
         if !self.table.entry(slot).has(HAS_ITEMS) {
             return None;
         }
-        let after = resumed.as_ref().map(|(_, item)| &item[..]);
+        let after = resumed.map(|(_, item)| &item[..]);
         for item in self.items.items_after(holder, after) {
             ImageEntry::Item { id: holder.id, token: holder.token, item }.encode(out);
             if out.len() >= end {
@@ -156,10 +156,10 @@ impl Shard {
         None
     }
 
-    fn image_leaving(&self, after: Option<(Holder, Item)>, end: usize, out: &mut Vec<u8>) -> Stage {
-        let from = after.as_ref().map_or(Holder::default(), |(holder, _)| *holder);
+    fn image_leaving(&self, after: Option<&(Holder, Item)>, end: usize, out: &mut Vec<u8>) -> Stage {
+        let from = after.map_or(Holder::default(), |(holder, _)| *holder);
         for (holder, set) in self.items.leaving_from(from) {
-            let within = after.as_ref().filter(|(former, _)| *former == holder).map(|(_, item)| &item[..]);
+            let within = after.filter(|(former, _)| *former == holder).map(|(_, item)| &item[..]);
             for item in range_after(set, within) {
                 ImageEntry::Leaving { id: holder.id, token: holder.token, item }.encode(out);
                 if out.len() >= end {

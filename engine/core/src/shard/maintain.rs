@@ -110,8 +110,8 @@ impl Shard {
             return;
         }
         let (ttl_ms, deadline) = (self.table.ttl_ms(slot), self.deadline(slot));
-        let settled = deadline.saturating_sub(now.0) <= ttl_ms.saturating_sub(interval_ms);
-        if ttl_ms <= interval_ms || !settled || self.is_overdue(slot, now) {
+        let remaining_ms = deadline.saturating_sub(now.0);
+        if ttl_ms <= interval_ms || remaining_ms == 0 || remaining_ms > ttl_ms - interval_ms {
             return;
         }
         let holder = self.holder(slot);

@@ -150,6 +150,7 @@ impl Shard {
         self.table.finish_recovery();
         self.holes = Vec::new();
         self.clock = now;
+        self.expired_to = now;
         self.sweep.restart(now, self.config.checkpoint_interval_ms);
         self.phase = Phase::Serving;
     }
@@ -241,15 +242,16 @@ impl Shard {
     }
 
     fn load_lease(&mut self, holder: Holder, ttl_ms: u64, deadline: Option<Time>, chosen: bool) -> Applied {
-        if let Some(former) = self.table.find(holder.id) {
-            // The walk met the lease before and after it was granted again under the same id.
+        // The walk may meet a lease, then what was granted after it under the same id or in the same slot.
+        let same_slot = if chosen { None } else { self.occupant(holder.id) };
+        for former in [self.table.find(holder.id), same_slot].into_iter().flatten() {
+            if !self.table.entry(former).is_live() {
+                continue;
+            }
             if self.table.token(former) >= holder.token {
                 return Err("lease twice in an image");
             }
-            self.forget(former);
-        }
-        if !chosen && self.occupant(holder.id).is_some() {
-            return Err("two leases in one slot");
+            self.discard(former);
         }
         let slot =
             self.table.place_recovered(holder.id, holder.token, chosen, &mut self.holes).ok_or(TOO_MANY)?;
@@ -290,7 +292,15 @@ impl Shard {
         entry.loc = if deadline.is_some() { entry.loc | PINNED } else { entry.loc & !PINNED };
     }
 
-    /// Takes a lease out without a trace: it ended, and the records of its items follow.
+    /// Takes out a lease that ended before the walk was over. Its items are not told here: the image has those that
+    /// were still leaving at its end.
+    fn discard(&mut self, slot: Slot) {
+        let holder = self.holder(slot);
+        self.items.discard(holder, self.table.hash());
+        self.table.remove_recovered(slot, &mut self.holes);
+    }
+
+    /// Takes a lease out because it ended; the records of its items follow.
     fn forget(&mut self, slot: Slot) {
         let holder = self.holder(slot);
         if self.table.entry(slot).has(HAS_ITEMS) {
@@ -333,9 +343,12 @@ impl Shard {
                 }
             }
             Record::Attach { id, token, item } => {
+                self.check_counted()?;
                 if let Some(slot) = self.table.find_exact(id, token) {
-                    self.check_counted()?;
                     self.apply_attach(slot, Holder { token, id }, item);
+                } else {
+                    // The lease has ended and the image never saw it, but it did take the item.
+                    self.take_item(item);
                 }
             }
             Record::Detach { id, token, item } => {
@@ -350,6 +363,15 @@ impl Shard {
             Record::Demote => self.role = crate::config::Role::Standby,
         }
         Ok(())
+    }
+
+    /// Takes an item from the live lease that has it.
+    fn take_item(&mut self, item: &[u8]) {
+        if let Some(owner) = self.items.owner(item, self.table.hash())
+            && let Some(slot) = self.table.find_exact(owner.id, owner.token)
+        {
+            self.apply_detach(slot, owner, item);
+        }
     }
 
     fn replay_grant(

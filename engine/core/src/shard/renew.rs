@@ -159,7 +159,8 @@ impl Shard {
     fn pace(&self, now: Time) -> Option<Pace> {
         let base = self.wheel.now();
         let ahead = now.0 - base;
-        if self.role == Role::Standby || self.is_exact() || ahead >= (1 << 31) - 1 {
+        let plain = self.role == Role::Primary && !self.is_exact() && self.ledger.is_role_durable();
+        if !plain || ahead >= (1 << 31) - 1 {
             return None;
         }
         Some(Pace { base: base as u32, horizon: (self.horizon(now) - base) as u32, now: ahead as u32 })

@@ -30,8 +30,9 @@ impl Shard {
         if self.role == Role::Standby {
             log.stamp(now);
             log.promote(extend_ms);
-            self.ledger.wrote(log.tail(), log.time());
+            self.ledger.wrote_role(log.tail(), log.time());
             self.refile_all(now, |shard, slot| extended(shard.deadline(slot), now, extend_ms));
+            self.expired_to = now;
             self.become_primary(now, extend_ms);
             self.sweep.restart(now, self.config.checkpoint_interval_ms);
         }
@@ -47,7 +48,7 @@ impl Shard {
         if self.role == Role::Primary {
             log.stamp(now);
             log.demote();
-            self.ledger.wrote(log.tail(), log.time());
+            self.ledger.wrote_role(log.tail(), log.time());
             self.role = Role::Standby;
         }
         Answer::after((), self.ledger.after_any())
@@ -56,7 +57,8 @@ impl Shard {
     fn become_primary(&mut self, now: Time, extend_ms: u64) {
         self.role = Role::Primary;
         self.promotions += 1;
-        self.floor = self.floor.max(Time(now.0 + extend_ms));
+        // No deadline is later than this plus a full TTL: extensions of repeated promotions add up.
+        self.floor = Time((self.floor.max(now).0 + extend_ms).min(TIME_MS_MAX));
     }
 
     /// Replay of a promotion: exact deadlines are extended now, all others when recovery ends.

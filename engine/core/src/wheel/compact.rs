@@ -12,7 +12,6 @@
 //! Invariant: **S7** wheel-agrees: no valid reference is ever dropped; **S8** bounded.
 
 use super::{CHUNK_REFERENCES, NONE, PLACES, SLOTS, Wheel};
-use crate::limits::WHEEL_REFERENCE_SLACK;
 use crate::slab::{Entry, PARITY, PLACE_MASK};
 
 /// Where a pass stands.
@@ -53,7 +52,7 @@ impl Wheel {
     /// Whether there are too many references for this many live leases, or a pass is under way.
     #[inline]
     pub(crate) fn wants_compaction(&self, live_count: u64) -> bool {
-        self.compaction.active || self.reference_count > 2 * live_count + WHEEL_REFERENCE_SLACK
+        self.compaction.active || self.reference_count > 2 * live_count + self.reference_slack
     }
 
     /// Visits about `budget` references of the pass under way, beginning one if needed; returns the visits made.

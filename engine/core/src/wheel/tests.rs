@@ -12,7 +12,9 @@ struct Bench {
 
 impl Bench {
     fn new(now: u64) -> Bench {
-        Bench { wheel: Wheel::new(100_000, Time(now)), entries: Vec::new(), deadlines: Vec::new() }
+        let mut wheel = Wheel::new(100_000, crate::limits::WHEEL_REFERENCE_SLACK);
+        wheel.reset(Time(now));
+        Bench { wheel, entries: Vec::new(), deadlines: Vec::new() }
     }
 
     fn add(&mut self, deadline: u64) -> u32 {
