@@ -1,3 +1,7 @@
 //! The `tenure` command: server, command line client and load benchmark.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tenure_server::cli::run(std::env::args_os())
+}

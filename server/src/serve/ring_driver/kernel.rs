@@ -1,0 +1,223 @@
+//! The unsafe part of the ring driver: memory that the kernel writes into and reads from.
+//!
+//! [`Pool`] is the ring of receive buffers that all connections of a core share: the kernel takes a
+//! buffer when bytes arrive and says which in the completion; the driver looks at it and gives it
+//! back. [`Outbox`] is the buffer of one connection's send, which cannot be touched while the kernel
+//! may read it. The rest are submissions that point to no memory.
+//!
+//! A buffer is owned by the kernel or by the driver, never by both: it changes hands by `give_back`
+//! one way and by a completion the other way.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::{BufRingEntry, Fd};
+use io_uring::{cqueue, opcode};
+use tenure::shell::ring::{Completion, Ring};
+
+/// The buffer group of the connections; a core's ring has no other.
+const GROUP: u16 = 0;
+const PAGE_BYTES: usize = 4_096;
+
+/// Receive buffers shared with the kernel.
+pub(super) struct Pool {
+    entries: NonNull<BufRingEntry>,
+    memory: NonNull<u8>,
+    count: u16,
+    buffer_bytes: usize,
+    /// Where the next buffer given back goes; the kernel sees it when published.
+    tail: u16,
+}
+
+impl Pool {
+    /// Makes `count` buffers (a power of two) and registers them with `ring`, which must outlive the
+    /// pool's use.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(super) fn new(ring: &Ring, count: u16, buffer_bytes: usize) -> std::io::Result<Pool> {
+        assert!(count.is_power_of_two() && count <= 1 << 15, "S8 bounded: a buffer ring has 2^n entries");
+        let mut pool = Pool {
+            entries: allocate(ring_layout(count)).cast(),
+            memory: allocate(memory_layout(count, buffer_bytes)),
+            count,
+            buffer_bytes,
+            tail: 0,
+        };
+        // SAFETY: the address is that of `count` zeroed, page-aligned entries. They stay where they are
+        // until the pool is dropped, which is after the last submission that uses the group (see `Drop`).
+        unsafe {
+            let address = pool.entries.as_ptr() as u64;
+            ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0)?;
+        }
+        for id in 0..count {
+            pool.give_back(id);
+        }
+        pool.publish();
+        Ok(pool)
+    }
+
+    /// The bytes that a receive put into buffer `id`.
+    pub(super) fn received(&self, id: u16, len: usize) -> &[u8] {
+        assert!(id < self.count && len <= self.buffer_bytes, "the kernel names a buffer that it was given");
+        // SAFETY: in bounds by the assertion, initialised (allocated zeroed). A completion named this
+        // buffer, so the kernel has let go of it until it is given back, which needs `&mut self`.
+        unsafe {
+            let start = self.memory.as_ptr().add(usize::from(id) * self.buffer_bytes);
+            std::slice::from_raw_parts(start, len)
+        }
+    }
+
+    /// Returns buffer `id` to the kernel with the next [`publish`](Pool::publish).
+    pub(super) fn give_back(&mut self, id: u16) {
+        assert!(id < self.count, "the kernel names a buffer that it was given");
+        let place = usize::from(self.tail & (self.count - 1));
+        // SAFETY: both offsets are in bounds. The kernel reads entries below the published tail only,
+        // and this one is at it; the tail's own field (in entry 0) is not written here.
+        unsafe {
+            let entry = &mut *self.entries.as_ptr().add(place);
+            entry.set_addr(self.memory.as_ptr().add(usize::from(id) * self.buffer_bytes) as u64);
+            entry.set_len(u32::try_from(self.buffer_bytes).expect("S8 bounded: buffers are small"));
+            entry.set_bid(id);
+        }
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Lets the kernel see the buffers given back.
+    pub(super) fn publish(&self) {
+        // SAFETY: the tail's field lies in the first entry, is aligned for u16, and is shared with the
+        // kernel as an atomic: release, so that the entries before it are seen first.
+        unsafe {
+            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The ring may still be receiving; the process is about to end.
+            return;
+        }
+        // SAFETY: allocated with these layouts. The driver is dropped only when no connection is left,
+        // so no receive is in flight that could take a buffer.
+        unsafe {
+            dealloc(self.entries.as_ptr().cast(), ring_layout(self.count));
+            dealloc(self.memory.as_ptr(), memory_layout(self.count, self.buffer_bytes));
+        }
+    }
+}
+
+fn ring_layout(count: u16) -> Layout {
+    let bytes = usize::from(count) * size_of::<BufRingEntry>();
+    Layout::from_size_align(bytes, PAGE_BYTES).expect("S8 bounded: the ring is small")
+}
+
+fn memory_layout(count: u16, buffer_bytes: usize) -> Layout {
+    Layout::from_size_align(usize::from(count) * buffer_bytes, PAGE_BYTES)
+        .expect("S8 bounded: the pool is small")
+}
+
+fn allocate(layout: Layout) -> NonNull<u8> {
+    assert!(layout.size() > 0, "a pool has buffers");
+    // SAFETY: the size is not zero.
+    let memory = unsafe { alloc_zeroed(layout) };
+    NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+/// The bytes of one connection's send in flight.
+#[derive(Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+    in_flight: bool,
+}
+
+impl Outbox {
+    /// Whether the kernel may be reading the bytes.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight
+    }
+
+    /// The buffer to fill; empty.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        assert!(!self.in_flight && self.bytes.is_empty(), "one send in flight per connection");
+        &mut self.bytes
+    }
+
+    /// Submits what has not been sent.
+    pub(super) fn send(&mut self, ring: &mut Ring, socket: RawFd, user_data: u64) {
+        assert!(!self.in_flight && self.sent < self.bytes.len(), "one send in flight per connection");
+        let rest = &self.bytes[self.sent..];
+        let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Send::new(Fd(socket), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL);
+        self.in_flight = true;
+        // SAFETY: while `in_flight` the buffer is neither changed (`buffer` asserts) nor dropped (see
+        // `Drop`), and moving the `Vec` does not move its heap memory.
+        unsafe { ring.push(&entry.build().user_data(user_data)) };
+    }
+
+    /// Takes the completion of a send; `sent` bytes went out. Returns whether some are left.
+    pub(super) fn completed(&mut self, sent: usize, keep_bytes: usize) -> bool {
+        assert!(self.in_flight, "a send completes once");
+        self.in_flight = false;
+        self.sent += sent;
+        if self.sent < self.bytes.len() {
+            return true;
+        }
+        self.sent = 0;
+        self.bytes.clear();
+        if self.bytes.capacity() > keep_bytes {
+            self.bytes = Vec::new();
+        }
+        false
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if self.in_flight {
+            // Only on the way to the process's end: the kernel may still read it.
+            std::mem::forget(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// Accepts connections on `listener` until further notice.
+pub(super) fn accept(ring: &mut Ring, listener: RawFd, user_data: u64) {
+    let entry = opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC);
+    // SAFETY: a multishot accept without address points to no memory.
+    unsafe { ring.push(&entry.build().user_data(user_data)) };
+}
+
+/// The socket that an accept brought.
+pub(super) fn accepted(completion: Completion) -> Option<OwnedFd> {
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    (completion.result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(completion.result) })
+}
+
+/// Receives from `socket` into buffers of the pool until further notice.
+pub(super) fn receive(ring: &mut Ring, socket: RawFd, user_data: u64) {
+    let entry = opcode::RecvMulti::new(Fd(socket), GROUP);
+    // SAFETY: it writes into buffers of the registered group only, which the pool keeps alive.
+    unsafe { ring.push(&entry.build().user_data(user_data)) };
+}
+
+/// Ends the operation that was submitted with `target`.
+pub(super) fn cancel(ring: &mut Ring, target: u64, user_data: u64) {
+    // SAFETY: a cancel points to no memory.
+    unsafe { ring.push(&opcode::AsyncCancel::new(target).build().user_data(user_data)) };
+}
+
+/// Whether the operation goes on after this completion.
+pub(super) fn goes_on(completion: Completion) -> bool {
+    cqueue::more(completion.flags)
+}
+
+/// The buffer that a receive used.
+pub(super) fn buffer_of(completion: Completion) -> Option<u16> {
+    cqueue::buffer_select(completion.flags)
+}
