@@ -36,6 +36,8 @@ mod repair;
 mod rig;
 mod segment;
 mod snapshot;
+#[cfg(test)]
+mod vectors;
 mod verify;
 mod window;
 mod writer;
