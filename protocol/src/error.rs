@@ -103,6 +103,20 @@ impl ProtocolError {
             | ProtocolError::BadMagic => Refusal::Malformed,
         }
     }
+
+    /// The detail number that goes with the refusal: the limit in force, or the versions of this side.
+    #[must_use]
+    pub const fn detail(self) -> u64 {
+        match self {
+            ProtocolError::FrameTooLarge { frame_bytes_max: max, .. }
+            | ProtocolError::BatchTooLarge { count_max: max, .. }
+            | ProtocolError::ItemTooLarge { item_bytes_max: max, .. } => max as u64,
+            ProtocolError::VersionUnsupported { .. } => {
+                crate::VERSION_MIN as u64 | (crate::VERSION_MAX as u64) << 16
+            }
+            _ => 0,
+        }
+    }
 }
 
 impl fmt::Display for ProtocolError {

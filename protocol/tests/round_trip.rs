@@ -210,6 +210,7 @@ fn limits_are_enforced_without_closing_the_connection() {
     let error = Request::decode(&frame(&out), &limits).unwrap_err();
     assert_eq!(error, ProtocolError::BatchTooLarge { count: 3, count_max: 2 });
     assert!(!error.refusal().is_fatal());
+    assert_eq!(error.detail(), 2);
 
     out.clear();
     encode::grant_batch(

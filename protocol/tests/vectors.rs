@@ -289,6 +289,35 @@ fn responses_decode_to_their_fields_and_encode_to_their_bytes() {
 }
 
 #[test]
+fn the_session_of_the_document_is_the_one_of_the_vectors() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    for entry in entries("protocol-session.txt") {
+        let frame = whole_frame(&entry);
+        let fields = match entry.value("from") {
+            "client" => {
+                let request = Request::decode(&frame, &Limits::DEFAULT).unwrap();
+                describe_request(&request, frame.header.request_id)
+            }
+            _ => describe_response(&Response::decode(&frame).unwrap(), frame.header.request_id),
+        };
+        assert_eq!(fields, entry.value("fields"), "{}", entry.name);
+        assert!(document.contains(entry.value("hex")), "docs/protocol.md lacks: {}", entry.name);
+    }
+}
+
+#[test]
+fn the_document_names_every_refusal_as_the_code_does() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    for refusal in Refusal::ALL {
+        let fatal = if refusal.is_fatal() { "yes" } else { "" };
+        let row = format!("| {} | {} | {fatal} | {refusal} |", refusal.code(), refusal.name());
+        assert!(document.contains(&row), "docs/protocol.md lacks: {row}");
+    }
+}
+
+#[test]
 fn the_short_cut_for_renewals_agrees_with_the_decoders() {
     for entry in entries("protocol-requests.txt") {
         let frame = whole_frame(&entry);
