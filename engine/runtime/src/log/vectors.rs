@@ -74,8 +74,8 @@ fn batches_are_written_and_read_as_published() {
         assert_eq!(BatchHeader::check(&expected, owner), Ok(header), "{name}");
         let records =
             tenure_core::RecordIter::new(tenure_core::Position(header.first_record()), &expected[64..]);
-        let count = records.map(|record| record.expect("records as the core writes them")).count();
-        assert_eq!(count as u32, header.record_count, "{name}");
+        let records: Vec<_> = records.collect::<Result<_, _>>().expect("records as the core writes them");
+        assert_eq!(records.len() as u32, header.record_count, "{name}");
     }
 }
 

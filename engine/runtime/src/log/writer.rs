@@ -93,7 +93,8 @@ pub struct LogWrite {
 pub struct SyncRequest {
     /// Every segment written to since the last request.
     pub files: Vec<Arc<SegmentFile>>,
-    /// To be handed to [`LogWriter::synced`] afterwards.
+    /// Every record below this position is on disk once the sync is done: to be handed to
+    /// [`LogWriter::synced`] then.
     pub through: u64,
 }
 
@@ -117,6 +118,10 @@ pub struct LogWriter {
     written_end: u64,
     durable_end: u64,
     unsynced: Vec<Arc<SegmentFile>>,
+    /// Records below this were reached by a sync, or recovered.
+    synced: u64,
+    /// Syncs under way: the position each will reach, and the padded end of the batch before it.
+    syncing: VecDeque<(u64, u64)>,
     segment_refused: bool,
     faulted: bool,
     pool: BufferPool,
@@ -166,12 +171,15 @@ impl LogWriter {
             written_end: tail.place,
             durable_end: tail.place,
             unsynced: Vec::new(),
+            synced: 0,
+            syncing: VecDeque::new(),
             segment_refused: false,
             faulted: false,
             pool: BufferPool::default(),
         };
         writer.open_at(tail.place);
         writer.acknowledged = writer.open + HEADER_BYTES as u64;
+        writer.synced = writer.acknowledged;
         writer
     }
 
@@ -185,6 +193,16 @@ impl LogWriter {
     #[must_use]
     pub fn acknowledged(&self) -> Position {
         Position(self.acknowledged)
+    }
+
+    /// Every record below this is on disk: as [`acknowledged`](Self::acknowledged) when each write is
+    /// synced, else as far as syncs have reached. What recovery found is on disk from the start.
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        match self.config.sync {
+            SyncMode::EachWrite => Position(self.acknowledged),
+            SyncMode::Later => Position(self.synced),
+        }
     }
 
     /// Record bytes the open batch may hold.
@@ -378,13 +396,18 @@ impl LogWriter {
         if self.unsynced.is_empty() {
             return None;
         }
-        Some(SyncRequest { files: std::mem::take(&mut self.unsynced), through: self.written_end })
+        self.syncing.push_back((self.acknowledged, self.written_end));
+        Some(SyncRequest { files: std::mem::take(&mut self.unsynced), through: self.acknowledged })
     }
 
-    /// Notes that a [`SyncRequest`] was carried out. Later batches will vouch for it.
+    /// Notes that the [`SyncRequest`] through this position was carried out, and those before it.
+    /// Later batches will vouch for it.
     pub fn synced(&mut self, through: u64) {
-        assert!(through <= self.written_end, "only what was written can be synced");
-        self.durable_end = self.durable_end.max(through);
+        assert!(through <= self.acknowledged, "S3: only what was written can be synced");
+        while let Some((_, end)) = self.syncing.pop_front_if(|(position, _)| *position <= through) {
+            self.durable_end = self.durable_end.max(end);
+        }
+        self.synced = self.synced.max(through);
     }
 }
 

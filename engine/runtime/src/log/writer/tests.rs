@@ -194,6 +194,7 @@ fn unsynced_writes_are_acknowledged_but_not_vouched_for() {
     let mut writer =
         LogWriter::new(config(64 * 1024, SyncMode::Later), Tail::empty(0), Some(segment(&dir, 0)));
     assert!(writer.take_sync().is_none());
+    assert_eq!(writer.durable(), writer.position(), "what recovery found is on disk");
     let durable_of_next = |writer: &mut LogWriter| {
         writer.seal(&[1; 8], 1, Time(1));
         let write = writer.next_write().unwrap();
@@ -204,8 +205,10 @@ fn unsynced_writes_are_acknowledged_but_not_vouched_for() {
     assert_eq!([durable_of_next(&mut writer), durable_of_next(&mut writer)], [0, 0]);
     assert_eq!(writer.acknowledged(), Position(8192 + 64));
     let request = writer.take_sync().unwrap();
-    assert_eq!((request.files.len(), request.through), (1, 8192));
+    assert_eq!((request.files.len(), request.through), (1, 8192 + 64), "all that was acknowledged");
     assert_eq!(durable_of_next(&mut writer), 0);
+    assert_eq!(writer.durable(), Position(64));
     writer.synced(request.through);
-    assert_eq!(durable_of_next(&mut writer), 8192);
+    assert_eq!(writer.durable(), Position(8192 + 64));
+    assert_eq!(durable_of_next(&mut writer), 8192, "not what was written after the request");
 }
