@@ -1,0 +1,66 @@
+//! `tenure promote` and `tenure demote`: which engine expires leases.
+
+use clap::Args;
+use serde_json::json;
+
+use super::connect::{self, of_client};
+use super::failure::Outcome;
+use super::remote::Remote;
+use super::screen::Screen;
+use super::ttl::{parse_ttl_ms, show_ttl};
+
+/// Make a standby the primary: it takes writes and expires leases
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tenure promote --extend 5s
+
+Every lease gets at least the extension beside its remaining time, so that holders that could not reach a \
+primary meanwhile do not lose what they hold.")]
+pub(crate) struct Promote {
+    #[command(flatten)]
+    remote: Remote,
+    /// Time added to what is left of every lease
+    #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = parse_ttl_ms)]
+    extend: u64,
+}
+
+/// Make the primary a standby: it answers reads and expires nothing
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tenure demote")]
+pub(crate) struct Demote {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Promote {
+    pub(crate) fn run(self, outer: Remote) -> Outcome {
+        let remote = self.remote.or(outer);
+        let mut screen = Screen::stdout(remote.form());
+        let extend_ms = self.extend;
+        connect::run(&remote, async |client| {
+            client.promote(extend_ms).await.map_err(|error| of_client(&error))?;
+            let extended = match extend_ms {
+                0 => String::new(),
+                extend_ms => format!(", every lease extended by {}", show_ttl(extend_ms)),
+            };
+            screen.say(
+                || format!("promoted to primary{extended}"),
+                || json!({ "role": "primary", "extend_ms": extend_ms }),
+            )?;
+            Ok(screen.flush()?)
+        })
+    }
+}
+
+impl Demote {
+    pub(crate) fn run(self, outer: Remote) -> Outcome {
+        let remote = self.remote.or(outer);
+        let mut screen = Screen::stdout(remote.form());
+        connect::run(&remote, async |client| {
+            client.demote().await.map_err(|error| of_client(&error))?;
+            screen.say(|| "demoted to standby", || json!({ "role": "standby" }))?;
+            Ok(screen.flush()?)
+        })
+    }
+}
