@@ -84,6 +84,13 @@ pub const fn generation_range(shard: ShardIndex, shard_count: u16) -> Range<u64>
     start..end
 }
 
+/// Where a shard's generations go on when the number of shards changes: above every generation in its range that was
+/// ever issued. `issued_next` are the [`crate::Shard::generation_next`] of all shards of all former numbers of shards.
+pub fn generation_base_after(shard: ShardIndex, shard_count: u16, issued_next: &[u64]) -> u64 {
+    let range = generation_range(shard, shard_count);
+    issued_next.iter().copied().filter(|next| range.contains(next)).fold(range.start, u64::max)
+}
+
 /// The id of a server-assigned lease, from its absolute generation and its slot.
 #[inline(always)]
 pub(crate) const fn direct_id(generation: u64, slot: u32) -> LeaseId {

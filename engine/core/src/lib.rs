@@ -47,7 +47,7 @@ mod wheel;
 
 pub use config::{Renewals, Role, ShardConfig};
 pub use id::{GrantKey, LeaseId, ShardIndex};
-pub use id_rule::{generation_range, mix, shard_of, unmix};
+pub use id_rule::{generation_base_after, generation_range, mix, shard_of, unmix};
 pub use image::ImageError;
 pub use outcome::*;
 pub use record::{

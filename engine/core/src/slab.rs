@@ -161,6 +161,14 @@ impl Slab {
         &mut self.entries
     }
 
+    /// The entry of a lease whose id a client chose, if this slot has it.
+    #[inline(always)]
+    pub(crate) fn chosen_entry_mut(&mut self, slot: u32, id: u64) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let is_it = self.chosen_ids.get(slot as usize) == Some(&id) && entry.is_live() && !entry.is_direct();
+        is_it.then_some(entry)
+    }
+
     #[inline(always)]
     pub(crate) fn entry(&self, slot: Slot) -> &Entry {
         &self.entries[slot.index()]
@@ -207,6 +215,13 @@ impl Slab {
     pub(crate) fn prefetch_token(&self, slot: u32) {
         if let Some(token) = self.tokens.get(slot as usize) {
             prefetch_line(token);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch_chosen_id(&self, slot: u32) {
+        if let Some(id) = self.chosen_ids.get(slot as usize) {
+            prefetch_line(id);
         }
     }
 

@@ -112,6 +112,15 @@ impl Table {
         if self.index.len() == 0 { None } else { self.index.find(id.0, self.slab.chosen_ids(), &self.hash) }
     }
 
+    /// The slot that probably has the lease of this client-chosen id; its lines are being fetched.
+    #[inline(always)]
+    pub(crate) fn guess_chosen(&self, id: LeaseId) -> Option<Slot> {
+        let slot = self.index.guess(id.0, &self.hash)?;
+        self.slab.prefetch(slot.0);
+        self.slab.prefetch_chosen_id(slot.0);
+        Some(slot)
+    }
+
     /// The live lease with this id and token.
     pub(crate) fn find_exact(&self, id: LeaseId, token: Token) -> Option<Slot> {
         self.find(id).filter(|&slot| self.slab.token(slot) == token.0)

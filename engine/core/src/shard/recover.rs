@@ -12,6 +12,7 @@ use crate::id::{GrantKey, LeaseId};
 use crate::id_rule::shard_of;
 use crate::image::{ImageEntry, ImageError, ImageIter, Start};
 use crate::items::Holder;
+use crate::limits::{ITEM_COUNT_MAX, TIME_MS_MAX};
 use crate::record::{Record, RecordError, RecordIter};
 use crate::slab::{HAS_ITEMS, PINNED, Slot};
 use crate::time::{Position, Time, Token};
@@ -64,8 +65,8 @@ impl Shard {
     }
 
     /// Loads what belongs to this shard from a chunk of any shard's image: for an engine that is opened with another
-    /// number of shards. All such ids become hashed ones; the generation base must be one that none of them used, and
-    /// the new log must begin above all positions of the old ones.
+    /// number of shards. All such ids become hashed ones. The generation base must be above all that was issued
+    /// ([`crate::generation_base_after`]), and the new log must begin above all positions of the old ones.
     ///
     /// # Errors
     /// A damaged chunk.
@@ -93,6 +94,9 @@ impl Shard {
         self.begin_recovery();
         if self.phase != (Phase::Recovering { image_open: false }) {
             return Err(ReplayError { offset: 0, reason: "the image before it is incomplete" });
+        }
+        if time.0 > TIME_MS_MAX {
+            return Err(ReplayError { offset: 0, reason: "time out of range" });
         }
         if first < self.replayed_to {
             return Err(ReplayError { offset: 0, reason: "position steps back" });
@@ -190,6 +194,9 @@ impl Shard {
                 self.items.load_leaving(Holder { token, id }, item);
             }
             ImageEntry::Key { key, id, token } => self.grants.load(key, id, token, self.table.hash()),
+            ImageEntry::End { position } if position < self.replay_from => {
+                return Err("image ends before it begins");
+            }
             ImageEntry::End { .. } => self.phase = Phase::Recovering { image_open: false },
         }
         Ok(())
@@ -270,11 +277,7 @@ impl Shard {
     fn check_counted(&self) -> Applied {
         let count = self.items.live_count() + self.items.leaving_count();
         // Twice: a fuzzy image may hold an item both on its lease and leaving.
-        if count > 2 * crate::limits::ITEM_COUNT_MAX {
-            Err("more items than a shard may have")
-        } else {
-            Ok(())
-        }
+        if count > 2 * ITEM_COUNT_MAX { Err("more items than a shard may have") } else { Ok(()) }
     }
 
     /// The live server-assigned lease in the slot that this id names.
@@ -357,6 +360,9 @@ impl Shard {
                 }
             }
             Record::EndedItems { id, token, last, ref items } => {
+                if self.table.find_exact(id, token).is_some() {
+                    return Err("items of a live lease leave");
+                }
                 self.items.left(Holder { token, id }, items.clone(), last, self.table.hash());
             }
             Record::Promote { extend_ms } => self.replay_promote(time, extend_ms),

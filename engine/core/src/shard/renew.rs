@@ -19,7 +19,7 @@ use crate::time::{Position, Time};
 /// How far ahead a batch prefetches: about twice the line-fill buffers of a core. 16 and 64 measured slower.
 const AHEAD: usize = 32;
 
-/// In place of a generation: found through the index, so that the entry is the right one while it is live.
+/// In place of a generation: the slot is the index's guess, to be confirmed by the id that stands there.
 const CHOSEN: u32 = u32::MAX - 1;
 
 /// What a fast renewal compares and adds, relative to the wheel's clock.
@@ -104,10 +104,13 @@ impl Shard {
             if let Some(&coming) = ids.get(index + AHEAD) {
                 ring[index % AHEAD] = self.look_ahead(coming);
             }
-            if let Some(entry) = self.table.slab.entries_mut().get_mut(slot as usize)
-                && (entry.generation == generation || generation == CHOSEN && entry.is_live())
-                && pace.renew(entry)
-            {
+            let slab = &mut self.table.slab;
+            let entry = if generation == CHOSEN {
+                slab.chosen_entry_mut(slot, id.0)
+            } else {
+                slab.entries_mut().get_mut(slot as usize).filter(|entry| entry.generation == generation)
+            };
+            if entry.is_some_and(|entry| pace.renew(entry)) {
                 fast += 1;
                 continue;
             }
@@ -121,16 +124,13 @@ impl Shard {
         Ok(after)
     }
 
-    /// Where the entry of an id is, and the generation to compare. Nothing is granted within a batch, so that what
-    /// the index says stays true unless the lease ends.
+    /// Where the entry of an id is, and the generation to compare.
     #[inline(always)]
     fn look_ahead(&self, id: LeaseId) -> (u32, u32) {
         let (slot, generation) = self.table.decode(id);
-        if self.table.hashed_count() > 0
-            && let Some(chosen) = self.table.find_chosen(id)
-        {
-            self.table.slab.prefetch(chosen.0);
-            return (chosen.0, CHOSEN);
+        let may_be_direct = generation != u32::MAX && (slot as usize) < self.table.slab.len();
+        if !may_be_direct && let Some(guess) = self.table.guess_chosen(id) {
+            return (guess.0, CHOSEN);
         }
         self.table.slab.prefetch(slot);
         (slot, generation)

@@ -7,49 +7,49 @@ use std::collections::{BTreeMap, BTreeSet};
 use tenure_core::{Cause, GrantKey, LeaseId, Position, Record, RecordIter, Renewals, Role, Time, Token};
 
 #[derive(Clone, Debug)]
-pub struct Lease {
-    pub token: Token,
-    pub ttl_ms: u64,
-    pub deadline: u64,
-    pub items: BTreeSet<Vec<u8>>,
+pub(crate) struct Lease {
+    pub(crate) token: Token,
+    pub(crate) ttl_ms: u64,
+    pub(crate) deadline: u64,
+    pub(crate) items: BTreeSet<Vec<u8>>,
     /// The log's last word on it is an exact deadline.
-    pub pinned: bool,
+    pub(crate) pinned: bool,
     /// Answers about it wait for this.
-    pub pending: Position,
+    pub(crate) pending: Position,
 }
 
 #[derive(Clone, Debug)]
-pub struct Model {
-    pub leases: BTreeMap<LeaseId, Lease>,
-    pub leaving: BTreeMap<(Token, LeaseId), BTreeSet<Vec<u8>>>,
-    pub keys: BTreeMap<GrantKey, (LeaseId, Token)>,
-    pub role: Role,
-    pub clock: u64,
-    pub held: Option<u64>,
+pub(crate) struct Model {
+    pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    pub(crate) leaving: BTreeMap<(Token, LeaseId), BTreeSet<Vec<u8>>>,
+    pub(crate) keys: BTreeMap<GrantKey, (LeaseId, Token)>,
+    pub(crate) role: Role,
+    pub(crate) clock: u64,
+    pub(crate) held: Option<u64>,
     /// Highest time that the shard has expired up to: a held horizon does not go back behind it.
-    pub expired_to: u64,
-    pub floor: u64,
-    pub last_end: Position,
-    pub last_record: Position,
-    pub renewals: Renewals,
-    pub checkpoint_interval_ms: Option<u64>,
+    pub(crate) expired_to: u64,
+    pub(crate) floor: u64,
+    pub(crate) last_end: Position,
+    pub(crate) last_record: Position,
+    pub(crate) renewals: Renewals,
+    pub(crate) checkpoint_interval_ms: Option<u64>,
 }
 
 /// What the operation under way may write.
 #[derive(Clone, Debug, Default)]
-pub struct Allowed {
-    pub revoke: BTreeSet<LeaseId>,
-    pub renew: BTreeSet<LeaseId>,
-    pub attach: Option<(LeaseId, Vec<u8>)>,
-    pub detach: Option<(LeaseId, Vec<u8>)>,
-    pub grant: Option<(Option<LeaseId>, u64, Option<GrantKey>)>,
-    pub maintain: bool,
-    pub promote: Option<u64>,
-    pub demote: bool,
+pub(crate) struct Allowed {
+    pub(crate) revoke: BTreeSet<LeaseId>,
+    pub(crate) renew: BTreeSet<LeaseId>,
+    pub(crate) attach: Option<(LeaseId, Vec<u8>)>,
+    pub(crate) detach: Option<(LeaseId, Vec<u8>)>,
+    pub(crate) grant: Option<(Option<LeaseId>, u64, Option<GrantKey>)>,
+    pub(crate) maintain: bool,
+    pub(crate) promote: Option<u64>,
+    pub(crate) demote: bool,
 }
 
 impl Model {
-    pub fn new(role: Role, renewals: Renewals, checkpoint_interval_ms: Option<u64>) -> Model {
+    pub(crate) fn new(role: Role, renewals: Renewals, checkpoint_interval_ms: Option<u64>) -> Model {
         Model {
             leases: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -66,29 +66,29 @@ impl Model {
         }
     }
 
-    pub fn horizon(&self) -> u64 {
+    pub(crate) fn horizon(&self) -> u64 {
         self.held.map_or(self.clock, |held| self.clock.min(held).max(self.expired_to))
     }
 
-    pub fn is_overdue(&self, lease: &Lease) -> bool {
+    pub(crate) fn is_overdue(&self, lease: &Lease) -> bool {
         self.horizon() >= lease.deadline
     }
 
     /// The lease as any verb sees it: overdue is dead, but on a standby.
-    pub fn alive(&self, id: LeaseId) -> Option<&Lease> {
+    pub(crate) fn alive(&self, id: LeaseId) -> Option<&Lease> {
         self.leases.get(&id).filter(|lease| self.role == Role::Standby || !self.is_overdue(lease))
     }
 
-    pub fn owner(&self, item: &[u8]) -> Option<LeaseId> {
+    pub(crate) fn owner(&self, item: &[u8]) -> Option<LeaseId> {
         self.leases.iter().find(|(_, lease)| lease.items.contains(item)).map(|(&id, _)| id)
     }
 
-    pub fn remaining_ms(&self, lease: &Lease) -> u64 {
+    pub(crate) fn remaining_ms(&self, lease: &Lease) -> u64 {
         lease.deadline.saturating_sub(self.clock).min(lease.ttl_ms)
     }
 
     /// A renewal, logged or not.
-    pub fn renew(&mut self, id: LeaseId) {
+    pub(crate) fn renew(&mut self, id: LeaseId) {
         let now = self.clock;
         let lease = self.leases.get_mut(&id).expect("renewed leases live");
         lease.deadline = lease.deadline.max(now + lease.ttl_ms + 1);
@@ -105,7 +105,7 @@ impl Model {
     }
 
     /// Takes in the records of one operation, and panics at any that the model cannot justify. Returns the ends.
-    pub fn ingest(
+    pub(crate) fn ingest(
         &mut self,
         first: Position,
         time: Time,
@@ -259,7 +259,7 @@ impl Model {
     }
 
     /// A restart at `now`: exact deadlines stay, all others start over.
-    pub fn restart(&mut self, now: u64) {
+    pub(crate) fn restart(&mut self, now: u64) {
         self.clock = now;
         self.held = None;
         self.expired_to = now;

@@ -10,20 +10,20 @@ use tenure_core::limits::Bounds;
 use tenure_core::*;
 
 #[derive(Clone, Debug)]
-pub struct RigConfig {
-    pub shard_count: u16,
-    pub renewals: Renewals,
-    pub checkpoint_interval_ms: Option<u64>,
-    pub role: Role,
+pub(crate) struct RigConfig {
+    pub(crate) shard_count: u16,
+    pub(crate) renewals: Renewals,
+    pub(crate) checkpoint_interval_ms: Option<u64>,
+    pub(crate) role: Role,
     /// Bounds that short histories reach: slots are reused at once, generations run out.
-    pub tight: bool,
-    pub lease_count_max: u32,
-    pub ttl_ms_min: u64,
+    pub(crate) tight: bool,
+    pub(crate) lease_count_max: u32,
+    pub(crate) ttl_ms_min: u64,
 }
 
 /// One step of a history. Leases are indexes into all ids ever seen, chosen ids into a fixed set.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     Advance(u64),
     Grant { chosen: Option<usize>, ttl: u64, key: Option<u64> },
     Renew(usize),
@@ -75,7 +75,7 @@ struct Image {
     complete_at: Option<Position>,
 }
 
-pub struct Rig {
+pub(crate) struct Rig {
     config: RigConfig,
     shard: Shard,
     model: Model,
@@ -101,7 +101,7 @@ fn item_bytes(item: u8) -> Vec<u8> {
 }
 
 impl Rig {
-    pub fn new(config: RigConfig) -> Rig {
+    pub(crate) fn new(config: RigConfig) -> Rig {
         let model = Model::new(config.role, config.renewals, config.checkpoint_interval_ms);
         let first = Sealed {
             first: Position(8),
@@ -141,11 +141,11 @@ impl Rig {
         Shard::with_bounds(shard_config, &if config.tight { tight } else { Bounds::default() })
     }
 
-    pub fn log_bytes(&self) -> Vec<u8> {
+    pub(crate) fn log_bytes(&self) -> Vec<u8> {
         self.sealed.iter().flat_map(|batch| &batch.bytes).chain(self.log.bytes()).copied().collect()
     }
 
-    pub fn dump(&self) -> String {
+    pub(crate) fn dump(&self) -> String {
         let mut dump = String::new();
         self.shard.dump(&mut dump);
         dump
@@ -188,7 +188,7 @@ impl Rig {
         }
         let end = self.log.tail();
         // Every other batch leaves a gap, as batch headers do.
-        let gap = if self.sealed.len() % 2 == 0 { 64 } else { 0 };
+        let gap = if self.sealed.len().is_multiple_of(2) { 64 } else { 0 };
         self.sealed.push(Sealed {
             first: self.log.start(),
             time: self.opened_at,
@@ -242,7 +242,7 @@ impl Rig {
         self.model.leases.get(&id).map(|lease| lease.token)
     }
 
-    pub fn step(&mut self, op: &Op) {
+    pub(crate) fn step(&mut self, op: &Op) {
         match op {
             Op::Advance(ms) => self.model.clock += ms,
             Op::Grant { chosen, ttl, key } => self.grant(*chosen, *ttl, *key),
@@ -283,7 +283,7 @@ impl Rig {
             }
             Op::Demote => {
                 let allowed = Allowed { demote: true, ..Allowed::default() };
-                let (answer, _) = self.run(&allowed, |shard, now, log| shard.demote(now, log));
+                let (answer, _) = self.run(&allowed, Shard::demote);
                 assert_eq!((answer.result, self.model.role), (Ok(()), Role::Standby));
             }
             Op::Hold(back) => {
@@ -625,7 +625,7 @@ impl Rig {
         }
     }
 
-    pub fn check(&mut self) {
+    pub(crate) fn check(&mut self) {
         self.shard.check_invariants();
         let stats = self.shard.stats();
         assert_eq!(stats.lease_count, self.model.leases.len() as u64);
