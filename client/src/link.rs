@@ -422,6 +422,14 @@ impl LinkTask {
     /// One turn without waiting: answers out, requests in, bytes to the socket.
     fn turn(&mut self, stream: &TcpStream, connection: &mut Connection) -> Result<(), String> {
         self.deliver(connection)?;
+        // Without waiting, so that a stream of answers cannot keep new requests from being sent.
+        let mut room = JOBS_PER_TURN.min(connection.room() as usize);
+        while room > 0
+            && let Ok(job) = self.inbox.try_recv()
+        {
+            self.backlog.push_back(job);
+            room -= 1;
+        }
         self.encode(connection);
         write_some(stream, connection).map_err(|error| error.to_string())
     }
