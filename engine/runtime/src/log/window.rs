@@ -33,6 +33,8 @@ pub(super) struct Window {
     from: usize,
     start: u64,
     filled: usize,
+    reads_ahead: bool,
+    /// Started when the first file turns out to be longer than a piece.
     ahead: Option<Ahead>,
 }
 
@@ -61,6 +63,7 @@ impl Window {
             from: CARRY_BYTES,
             start: 0,
             filled: 0,
+            reads_ahead: false,
             ahead: None,
         }
     }
@@ -68,23 +71,7 @@ impl Window {
     /// A window whose next piece is read meanwhile, on a thread that ends with it. Only for files
     /// that nobody writes.
     pub(super) fn ahead() -> Window {
-        let (requests, inbox) = sync_channel::<Request>(1);
-        let (outbox, pieces) = sync_channel(1);
-        let read = move || {
-            for Request { file, offset, wanted, mut buffer } in inbox {
-                let result = read_piece(&file, offset, &mut buffer.bytes_mut()[CARRY_BYTES..][..wanted]);
-                if outbox.send((buffer, result)).is_err() {
-                    break;
-                }
-            }
-        };
-        let mut window = Window::new();
-        // Without a thread to spare, reading in line does too.
-        if std::thread::Builder::new().name("log-read-ahead".to_owned()).spawn(read).is_ok() {
-            let spare = Some(AlignedBuffer::zeroed(CARRY_BYTES + READ_BYTES));
-            window.ahead = Some(Ahead { requests, pieces, pending: None, spare });
-        }
-        window
+        Window { reads_ahead: true, ..Window::new() }
     }
 
     /// Turns to another file.
@@ -146,6 +133,7 @@ impl Window {
         let at = offset + carried as u64;
         let keep = self.from + self.filled - carried..self.from + self.filled;
         let wanted = piece_bytes(at, limit);
+        self.filled = 0; // until the piece is there
         let file = Arc::clone(self.file.as_ref().expect("a file is open"));
         let count = match self.ahead.as_mut().and_then(|ahead| ahead.take(at)) {
             Some((mut piece, count)) => {
@@ -163,17 +151,41 @@ impl Window {
         let count = count.map_err(LogError::io("read", &self.path))?;
         (self.start, self.from, self.filled) = (offset, CARRY_BYTES - carried, carried + count);
         let next = at + count as u64;
-        if let Some(ahead) = &mut self.ahead
-            && count == READ_BYTES
-            && next < limit
-        {
-            ahead.request(file, next, piece_bytes(next, limit));
+        if self.reads_ahead && count == READ_BYTES && next < limit {
+            self.read_ahead(file, next, piece_bytes(next, limit));
         }
         Ok(())
+    }
+
+    fn read_ahead(&mut self, file: Arc<File>, offset: u64, wanted: usize) {
+        if self.ahead.is_none() {
+            // Without a thread to spare, reading in line does too.
+            self.ahead = Ahead::start().ok();
+            self.reads_ahead = self.ahead.is_some();
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.request(file, offset, wanted);
+        }
     }
 }
 
 impl Ahead {
+    fn start() -> io::Result<Ahead> {
+        let (requests, inbox) = sync_channel::<Request>(1);
+        let (outbox, pieces) = sync_channel(1);
+        let read = move || {
+            for Request { file, offset, wanted, mut buffer } in inbox {
+                let result = read_piece(&file, offset, &mut buffer.bytes_mut()[CARRY_BYTES..][..wanted]);
+                if outbox.send((buffer, result)).is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new().name("log-read-ahead".to_owned()).spawn(read)?;
+        let spare = Some(AlignedBuffer::zeroed(CARRY_BYTES + READ_BYTES));
+        Ok(Ahead { requests, pieces, pending: None, spare })
+    }
+
     fn request(&mut self, file: Arc<File>, offset: u64, wanted: usize) {
         self.settle();
         let Some(buffer) = self.spare.take() else { return };

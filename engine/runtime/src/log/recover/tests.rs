@@ -113,7 +113,7 @@ fn the_manifests_tail_guards_the_last_batch() {
 #[test]
 fn windows_in_flight_leave_a_prefix_whatever_the_disk_did() {
     for first in 0..81 {
-        for second in (0..81).step_by(40) {
+        for second in [0, 41, 80] {
             let mut rig = Rig::new();
             let mut kept = Vec::new();
             for (run, fates) in [(0u8, first), (1, second)] {
