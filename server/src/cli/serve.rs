@@ -1,5 +1,6 @@
 //! `tenure serve`: configuration, logging, signals; then the server.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
@@ -65,7 +66,8 @@ pub(super) fn run(command: Serve, matches: &ArgMatches) -> i32 {
 fn start_log(config: &ServeConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.log_level).map_err(|error| error.to_string())?;
     let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal()).with_target(false);
     match config.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -266,6 +266,11 @@ fn layer_engine(top: &Settings, file: &Settings, l: &mut Layers<'_>) -> Config {
     let interval = OptionalSpan(defaults.checkpoint_interval);
     let checkpoint_interval =
         l.pick("checkpoint-interval", top.checkpoint_interval, file.checkpoint_interval, interval, text);
+    let segment_bytes =
+        l.pick("segment-size", top.segment_size, file.segment_size, defaults.segment_bytes, number);
+    let snapshot_log_bytes =
+        l.pick("snapshot-log", top.snapshot_log, file.snapshot_log, defaults.snapshot_log_bytes, number);
+    let retain_bytes = l.pick("retain-log", top.retain_log, file.retain_log, defaults.retain_bytes, number);
     let ttl_min = l.pick("ttl-min", top.ttl_min, file.ttl_min, Span(defaults.ttl_min), text);
     let ttl_max = l.pick("ttl-max", top.ttl_max, file.ttl_max, Span(defaults.ttl_max), text);
     let lease_count_max =
@@ -297,6 +302,9 @@ fn layer_engine(top: &Settings, file: &Settings, l: &mut Layers<'_>) -> Config {
         ttl_max: ttl_max.0,
         lease_count_max,
         checkpoint_interval: checkpoint_interval.0,
+        segment_bytes,
+        snapshot_log_bytes,
+        retain_bytes,
         pin: !no_pin,
         first_cpu,
         spin: Duration::from_micros(spin_us),

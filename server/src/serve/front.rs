@@ -80,6 +80,8 @@ impl Front {
         if !self.desk.shared.admit() {
             return None;
         }
+        // Before the turn's own look at the clock, which may be as old as the core's last sleep.
+        self.desk.tick();
         let (number, now_ms) = (self.desk.shared.next_session(), self.desk.now_ms);
         Some(self.sessions.enter(|key| Session::new(key, number, placed, now_ms)))
     }

@@ -189,7 +189,6 @@ impl Driver {
         this: &Rc<GlommioDriver>,
         core: &Rc<Core>,
     ) -> Option<u64> {
-        self.front.desk.tick();
         let Some(key) = self.front.enter(placed) else {
             listen::refuse(&socket);
             return None;

@@ -209,11 +209,7 @@ impl Session {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return at,
                 Err(error) => {
-                    let rest = &bytes[at..];
-                    let known =
-                        matches!(error, ProtocolError::FrameTooLarge { .. }) && self.stage == Stage::Open;
-                    let id = u32::from_le_bytes([rest[8], rest[9], rest[10], rest[11]]);
-                    self.reject(error, known.then_some(RequestId(id)), desk);
+                    self.unreadable(&bytes[at..], error, desk);
                     return bytes.len();
                 }
             };
@@ -231,8 +227,17 @@ impl Session {
         }
     }
 
+    /// Answers a header that cannot be used. The connection has lost its framing and cannot go on.
+    fn unreadable(&mut self, bytes: &[u8], error: ProtocolError, desk: &mut Desk) {
+        // Only of a header whose other fields make sense is the request id worth anything.
+        let known = matches!(error, ProtocolError::FrameTooLarge { .. }) && self.stage == Stage::Open;
+        let id = if known { u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) } else { 0 };
+        self.reject(error, RequestId(id), desk);
+        self.finish();
+    }
+
     /// Answers bytes that are not a request, and closes when that is the rule.
-    fn reject(&mut self, error: ProtocolError, request_id: Option<RequestId>, desk: &mut Desk) {
+    fn reject(&mut self, error: ProtocolError, request_id: RequestId, desk: &mut Desk) {
         let refusal = error.refusal();
         let detail = match error {
             ProtocolError::FrameTooLarge { frame_bytes_max, .. } => u64::from(frame_bytes_max),
@@ -244,12 +249,8 @@ impl Session {
             _ => 0,
         };
         desk.refusals += 1;
-        match request_id {
-            Some(id) => reply::refused(&mut self.out, id, refusal, detail, &error.to_string()),
-            None => reply::go_away(&mut self.out, refusal, detail, &error.to_string()),
-        }
-        // A connection that has lost its framing cannot go on, whatever the refusal says.
-        if refusal.is_fatal() || request_id.is_none() {
+        reply::refused(&mut self.out, request_id, refusal, detail, &error.to_string());
+        if refusal.is_fatal() {
             tracing::debug!(session = self.number, %error, "closing a connection");
             self.finish();
         }

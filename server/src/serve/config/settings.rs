@@ -38,6 +38,15 @@ pub struct Settings {
     /// How often the remaining TTL of long leases is logged; off to never [default: 1m]
     #[arg(long, value_name = "SPAN", env = "TENURE_CHECKPOINT_INTERVAL")]
     pub checkpoint_interval: Option<OptionalSpan>,
+    /// Size of a log segment, bytes: a multiple of 1 MiB, at least 4 MiB [default: 67108864]
+    #[arg(long, value_name = "BYTES", env = "TENURE_SEGMENT_SIZE")]
+    pub segment_size: Option<u64>,
+    /// Log written per shard since the last snapshot that starts the next one, bytes [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "TENURE_SNAPSHOT_LOG")]
+    pub snapshot_log: Option<u64>,
+    /// Log kept per shard behind a snapshot, so that event streams can be resumed, bytes [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "TENURE_RETAIN_LOG")]
+    pub retain_log: Option<u64>,
     /// Shorter TTLs are raised to this [default: 1ms]
     #[arg(long, value_name = "SPAN", env = "TENURE_TTL_MIN")]
     pub ttl_min: Option<Span>,

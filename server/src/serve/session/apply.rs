@@ -25,7 +25,7 @@ impl Session {
             Err(error) if self.stage == Stage::Hello && !error.refusal().is_fatal() => {
                 return self.refuse(id, Refusal::HandshakeRequired, 0, &error.to_string(), desk);
             }
-            Err(error) => return self.reject(error, Some(id), desk),
+            Err(error) => return self.reject(error, id, desk),
         };
         match (self.stage, request) {
             (Stage::Hello, Request::Hello(hello)) => self.hello(id, &hello, desk),
@@ -39,7 +39,7 @@ impl Session {
     fn hello(&mut self, id: RequestId, hello: &Hello<'_>, desk: &mut Desk) {
         let version = match hello.common_version() {
             Ok(version) => version,
-            Err(error) => return self.reject(error, Some(id), desk),
+            Err(error) => return self.reject(error, id, desk),
         };
         let secret = &desk.shared.config.auth;
         if !secret.is_empty() && !same_secret(secret, hello.auth) {
