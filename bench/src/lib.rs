@@ -1,1 +1,78 @@
 //! Load generator and benchmarks for Tenure.
+//!
+//! [`run`] is `tenure bench`: it starts a durable server as a child process (or takes one that runs
+//! already), loads it over sockets through the client crate's own connection machine, and reports what
+//! it saw. The criterion suites in `benches/` measure the parts in isolation.
+//!
+//! ```text
+//!  args ─▶ plan ─▶ run ─┬─▶ child    the server, measured from outside (usage)
+//!                       ├─▶ lanes    one load thread each: links, leases, poller
+//!                       │     ├─▶ closed_loop   what the server can do at most
+//!                       │     └─▶ open_loop     at a fixed rate; ends: how late leases expire
+//!                       ├─▶ progress what is going on, on standard error
+//!                       └─▶ report   what was found: a table, a line of JSON
+//! ```
+//! Rules that every figure keeps: latency in an open loop starts at the intended send time; CPU per
+//! operation is the server's, from the kernel; what failed is shown and spoils the exit code.
+
+mod args;
+mod child;
+mod clock;
+mod closed_loop;
+mod control;
+mod ends;
+mod host;
+mod human;
+mod interrupt;
+mod lane;
+mod latency;
+pub mod limits;
+mod link;
+mod open_loop;
+mod plan;
+mod poller;
+mod progress;
+mod report;
+mod run;
+mod tally;
+mod usage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub use args::{BenchArgs, CpuChoice, Output, Phase};
+pub use control::ServerInfo;
+pub use host::Host;
+pub use latency::Quantiles;
+pub use plan::{Plan, ServerPlan};
+pub use report::{LatenessRow, MemoryRow, Report, Row, SCHEMA};
+
+/// Exit code of a run that a signal ended.
+pub const EXIT_INTERRUPTED: u8 = 130;
+/// Exit code of a run in which something failed.
+pub const EXIT_FAILED: u8 = 1;
+
+/// Runs `tenure bench`: progress on standard error, the report on standard output.
+///
+/// `server_exe` is the binary to start with `serve …` when no endpoint is given, usually
+/// [`std::env::current_exe`]. The exit code is 0 for a clean run, [`EXIT_FAILED`] when anything failed
+/// or was refused, [`EXIT_INTERRUPTED`] after a signal.
+///
+/// # Errors
+/// When nothing could be measured: arguments out of range, no server, or the report not written.
+#[expect(clippy::needless_pass_by_value, reason = "a caller has no use for them afterwards")]
+pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
+    let report = run::run(&args, server_exe)?;
+    match args.output {
+        Output::Text => print!("{}", report.to_text()),
+        Output::Json => println!("{}", report.to_json()?),
+    }
+    if let Some(path) = &args.json_out {
+        report.append_to(path)?;
+    }
+    Ok(match (report.interrupted, report.is_clean()) {
+        (true, _) => ExitCode::from(EXIT_INTERRUPTED),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::from(EXIT_FAILED),
+    })
+}

@@ -1,0 +1,86 @@
+//! A connection beside the load: asks the server what it is and what it counts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::bail;
+use serde::Serialize;
+use tenure_client::machine::Delivery;
+use tenure_protocol::{Info, Request, Response, tag, text_tag};
+
+use crate::limits::SILENCE_MAX;
+use crate::link::{Introduction, Link};
+
+/// Connects when it is first needed.
+pub(crate) struct Control {
+    link: Link,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ServerInfo {
+    /// Name and version.
+    pub server: String,
+    /// Network driver in use.
+    pub driver: String,
+    /// Durability in the words of its configuration.
+    pub durability: String,
+    /// Shards.
+    pub shards: u64,
+    /// Live leases.
+    #[serde(skip)]
+    pub leases: u64,
+    /// Leases expired since it started.
+    #[serde(skip)]
+    pub expired: u64,
+    /// Largest lateness of an expiry since it started, on its own clock, ms.
+    #[serde(skip)]
+    pub lateness_ms_max: Option<u64>,
+    /// CPU time that it has used, where it says so.
+    #[serde(skip)]
+    pub cpu: Option<Duration>,
+}
+
+impl Control {
+    pub(crate) fn connect(address: SocketAddr, introduction: &Introduction) -> anyhow::Result<Control> {
+        Ok(Control { link: Link::connect(address, introduction)? })
+    }
+
+    pub(crate) fn shard_count(&self) -> anyhow::Result<u16> {
+        let terms = self.link.machine.terms();
+        if terms.id_rule != tenure_protocol::ID_RULE && terms.shard_count > 1 {
+            bail!("the server maps IDs to shards by rule {}, which this client does not know", terms.id_rule);
+        }
+        Ok(terms.shard_count)
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer.
+    pub(crate) fn info(&mut self) -> anyhow::Result<ServerInfo> {
+        self.link.machine.send(&Request::Info, 0)?;
+        self.link.blocking(SILENCE_MAX, |delivery| match delivery {
+            Delivery::Reply { response: Response::Info(info), .. } => Some(Ok(read(info))),
+            Delivery::Reply { response: Response::Refused(refused), .. } => {
+                Some(Err(anyhow::anyhow!("the server refuses Info: {}", refused.refusal)))
+            }
+            _ => None,
+        })?
+    }
+}
+
+fn read(info: &Info<'_>) -> ServerInfo {
+    let text = |tag| info.text(tag).unwrap_or("unknown").to_owned();
+    let number = |tag| info.number(tag).unwrap_or(0);
+    ServerInfo {
+        server: text(text_tag::SERVER),
+        driver: text(text_tag::DRIVER),
+        durability: text(text_tag::DURABILITY),
+        shards: number(tag::SHARDS),
+        leases: number(tag::LEASES),
+        expired: number(tag::EXPIRED),
+        lateness_ms_max: info.number(tag::LATENESS_MS_MAX),
+        cpu: info.number(tag::CPU_US).map(Duration::from_micros),
+    }
+}

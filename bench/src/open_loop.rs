@@ -1,0 +1,304 @@
+//! The open loop: renewals at a fixed rate, whatever the server does.
+//!
+//! Operation `k` is *meant* to be sent at `start + k / rate`, and its latency starts there, not when
+//! it was sent: a stall of the server delays the operations behind it, and each of them says so (no
+//! coordinated omission). What of this was the load side's own doing is recorded apart, as send lag.
+//!
+//! What is due in a turn leaves in one write on the next connection, as from a process that holds many
+//! leases over a pool of connections.
+//!
+//! Beside the renewals a loop may watch end-of-lease events ([`Ends`]), and grant leases one by one that
+//! are left to expire ([`Drip`]).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::bail;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tenure_client::machine::Delivery;
+use tenure_protocol::{Event, Grant, LeaseId, Request, Response};
+
+use crate::clock::ns;
+use crate::ends::Ends;
+use crate::lane::Lane;
+use crate::latency::Latency;
+use crate::limits::{OPEN_LOOP_WRITE_MAX, SILENCE_MAX};
+use crate::link::Link;
+use crate::progress::{Board, Glance};
+use crate::tally::Tally;
+
+/// Marks the token of a dripped grant; the rest of a token is a time of the run's clock.
+const DRIP: u64 = 1 << 63;
+/// The token of a subscription.
+const SUBSCRIPTION: u64 = 1 << 62;
+
+/// How an open loop runs in one lane.
+pub(crate) struct OpenLoop {
+    /// Renewals per second; 0 for none.
+    pub(crate) per_second: f64,
+    /// Links that renewals are spread over, from the first; later ones carry subscriptions.
+    pub(crate) links: usize,
+    pub(crate) span: Duration,
+    /// Renewals meant for this time of the run's clock or later are counted apart.
+    pub(crate) split_ns: u64,
+    /// Expected events. The loop goes on after `span` until they are complete, at most for `grace`.
+    pub(crate) ends: Ends,
+    pub(crate) grace: Duration,
+    pub(crate) drip: Option<Drip>,
+}
+
+/// Grants of single leases that are left to expire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drip {
+    pub(crate) per_second: f64,
+    /// TTLs are spread evenly over this range, ms.
+    pub(crate) ttl_ms: (u64, u64),
+    pub(crate) seed: u64,
+}
+
+/// What an open loop found.
+pub(crate) struct OpenTally {
+    /// Renewals before the split.
+    pub(crate) before: Tally,
+    /// And after.
+    pub(crate) after: Tally,
+    /// How late the load side itself sent.
+    pub(crate) send_lag: Latency,
+    pub(crate) ends: Ends,
+}
+
+/// Asks for the events of every shard, from now on; one link at the end of the lane for each.
+pub(crate) fn subscribe(link: &mut Link, shard: u16) -> anyhow::Result<()> {
+    let request = Request::Subscribe { shard, from: tenure_protocol::Position::NOW };
+    link.machine.send(&request, SUBSCRIPTION)?;
+    link.blocking(SILENCE_MAX, |delivery| match delivery {
+        Delivery::Reply { response: Response::Subscribed { .. }, .. } => Some(Ok(())),
+        Delivery::Reply { response: Response::Refused(refused), .. } => {
+            Some(Err(anyhow::anyhow!("no subscription: {} {}", refused.refusal, refused.text)))
+        }
+        _ => None,
+    })?
+}
+
+/// A loop in progress.
+struct Running {
+    settings: OpenLoop,
+    began_ns: u64,
+    issued: u64,
+    next_link: usize,
+    dripped: u64,
+    random: SmallRng,
+    in_flight: u64,
+    before: Tally,
+    after: Tally,
+    send_lag: Latency,
+    glance: Glance,
+}
+
+/// Runs the loop: `span`, then until every reply and every expected event has come.
+///
+/// # Errors
+/// When a connection fails or the server stops answering.
+pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow::Result<OpenTally> {
+    let began_ns = lane.clock.now_ns();
+    let until_ns = began_ns + ns(settings.span);
+    let grace_ns = ns(settings.grace);
+    lane.poller.take_idle_ns();
+    let mut running = Running::new(settings, began_ns);
+    let mut heard_ns = began_ns;
+    loop {
+        let now_ns = lane.clock.now_ns();
+        let over = board.should_stop() || now_ns >= until_ns + grace_ns;
+        let sends = !over && (now_ns < until_ns || !running.settings.ends.is_complete(board));
+        if sends {
+            running.send_due(lane, now_ns, now_ns < until_ns)?;
+        } else if running.in_flight == 0 {
+            break;
+        }
+        lane.wait(running.patience(now_ns))?;
+        if lane.ready.is_empty() {
+            if running.in_flight > 0 && now_ns - heard_ns.max(began_ns) > ns(SILENCE_MAX) {
+                bail!(
+                    "the server owes {} replies and has been silent for {SILENCE_MAX:?}",
+                    running.in_flight
+                );
+            }
+            if running.in_flight == 0 {
+                heard_ns = now_ns;
+            }
+            continue;
+        }
+        heard_ns = running.receive_ready(lane)?;
+        let operations = running.before.operations + running.after.operations;
+        running.glance.publish(&board.notices[lane.index], operations, heard_ns);
+    }
+    if !matches!(running.settings.ends, Ends::Elsewhere) {
+        board.events_complete.store(true, Ordering::Relaxed);
+    }
+    let ended_ns = lane.clock.now_ns();
+    Ok(running.finish(ended_ns, lane.poller.take_idle_ns()))
+}
+
+impl Running {
+    fn new(settings: OpenLoop, began_ns: u64) -> Running {
+        let seed = settings.drip.map_or(0, |drip| drip.seed);
+        Running {
+            settings,
+            began_ns,
+            issued: 0,
+            next_link: 0,
+            dripped: 0,
+            random: SmallRng::seed_from_u64(seed),
+            in_flight: 0,
+            before: Tally::new(),
+            after: Tally::new(),
+            send_lag: Latency::new(),
+            glance: Glance::new(),
+        }
+    }
+
+    /// How many of a stream of `per_second` should have been sent by now.
+    #[inline]
+    fn due(&self, per_second: f64, now_ns: u64) -> u64 {
+        ((now_ns - self.began_ns) as f64 * per_second / 1e9) as u64
+    }
+
+    fn send_due(&mut self, lane: &mut Lane, now_ns: u64, drips: bool) -> anyhow::Result<()> {
+        let late = self.due(self.settings.per_second, now_ns).saturating_sub(self.issued);
+        if late > 0 {
+            lane.poller.end_idle();
+            self.renew(lane, late.min(OPEN_LOOP_WRITE_MAX as u64), now_ns)?;
+        }
+        if let Some(drip) = self.settings.drip
+            && drips
+            && self.due(drip.per_second, now_ns) > self.dripped
+        {
+            let link = &mut lane.links[self.dripped as usize % self.settings.links];
+            let ttl_ms = self.random.random_range(drip.ttl_ms.0..=drip.ttl_ms.1);
+            let grant = Grant { ttl_ms, id: LeaseId::NONE, sequence: 0 };
+            link.machine.send(&Request::Grant(grant), DRIP | lane.clock.now_ns())?;
+            link.flush()?;
+            self.dripped += 1;
+            self.in_flight += 1;
+        }
+        Ok(())
+    }
+
+    /// Sends `count` renewals on the next link that has room for some.
+    #[inline]
+    fn renew(&mut self, lane: &mut Lane, count: u64, now_ns: u64) -> anyhow::Result<()> {
+        let interval_ns = 1e9 / self.settings.per_second;
+        for _ in 0..self.settings.links {
+            let link = &mut lane.links[self.next_link];
+            self.next_link = (self.next_link + 1) % self.settings.links;
+            let leases = &lane.stock.leases[link.shard as usize];
+            let room = u64::from(link.machine.room()).min(count);
+            let mut sent = 0;
+            while sent < room {
+                let Some(id) = link.next_lease(leases) else { break };
+                let meant_ns = self.began_ns + ((self.issued + sent) as f64 * interval_ns) as u64;
+                link.machine.send_renew(id, meant_ns)?;
+                self.send_lag.record(now_ns.saturating_sub(meant_ns));
+                sent += 1;
+            }
+            self.issued += sent;
+            self.in_flight += sent;
+            if sent > 0 {
+                link.flush()?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the lane may sleep, when it sleeps at all.
+    fn patience(&self, now_ns: u64) -> Duration {
+        if self.settings.per_second <= 0.0 {
+            return Duration::from_micros(200);
+        }
+        let next_ns = self.began_ns + ((self.issued + 1) as f64 * 1e9 / self.settings.per_second) as u64;
+        Duration::from_nanos(next_ns.saturating_sub(now_ns).clamp(1_000, 1_000_000))
+    }
+
+    fn receive_ready(&mut self, lane: &mut Lane) -> anyhow::Result<u64> {
+        let mut now_ns = 0;
+        for &link in &lane.ready {
+            let link = &mut lane.links[link];
+            loop {
+                let emptied = link.read()?;
+                now_ns = lane.clock.now_ns();
+                self.receive(link, now_ns)?;
+                if emptied {
+                    break;
+                }
+            }
+            link.flush()?;
+        }
+        Ok(now_ns)
+    }
+
+    #[inline]
+    fn receive(&mut self, link: &mut Link, now_ns: u64) -> anyhow::Result<()> {
+        loop {
+            while let Some((meant_ns, _)) = link.machine.poll_renewed() {
+                let ns = now_ns.saturating_sub(meant_ns);
+                let tally =
+                    if meant_ns < self.settings.split_ns { &mut self.before } else { &mut self.after };
+                tally.latency.record(ns);
+                tally.operations += 1;
+                tally.frames += 1;
+                self.in_flight -= 1;
+                self.glance.record(ns, 1);
+            }
+            let Some(delivery) = link.machine.poll()? else { return Ok(()) };
+            match delivery {
+                Delivery::Event { event: Event::Ended(ended), .. } => {
+                    self.settings.ends.ended(&ended, now_ns);
+                }
+                Delivery::Event { event: Event::Gap { .. }, .. } => self.after.failed("events lost (Gap)", 1),
+                Delivery::Event { .. } | Delivery::Welcome(_) => {}
+                Delivery::GoAway(refused) => {
+                    bail!("the server closes a connection: {} {}", refused.refusal, refused.text)
+                }
+                Delivery::Reply { token: SUBSCRIPTION, response } => {
+                    bail!("the server ended a subscription: {response:?}")
+                }
+                Delivery::Reply { token, response } => {
+                    self.in_flight -= 1;
+                    self.reply(token, &response)?;
+                }
+            }
+        }
+    }
+
+    /// A reply that is not a plain Renewed.
+    fn reply(&mut self, token: u64, response: &Response<'_>) -> anyhow::Result<()> {
+        match response {
+            Response::Granted(granted) if token & DRIP != 0 => {
+                if let Ends::Trickle(trickle) = &mut self.settings.ends {
+                    trickle.granted(granted.id, token & !DRIP, granted.ttl_ms);
+                }
+                Ok(())
+            }
+            Response::Refused(refused) => {
+                self.after.refused(refused.refusal);
+                Ok(())
+            }
+            other => bail!("the server answered something else than was asked: {other:?}"),
+        }
+    }
+
+    fn finish(mut self, ended_ns: u64, idle_ns: u64) -> OpenTally {
+        let split_ns = self.settings.split_ns.clamp(self.began_ns, ended_ns);
+        self.before.elapsed_ns = split_ns - self.began_ns;
+        self.after.elapsed_ns = ended_ns - split_ns;
+        self.before.busy_ns = (ended_ns - self.began_ns).saturating_sub(idle_ns);
+        OpenTally {
+            before: self.before,
+            after: self.after,
+            send_lag: self.send_lag,
+            ends: self.settings.ends,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What a run found, as data: one row per phase, printed by `report/table.rs` or written as JSON.
+//!
+//! Honest first: what failed is in the rows, by reason and count, and [`Report::is_clean`] decides the
+//! exit code. A figure that could not be had is absent, never zero.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::control::ServerInfo;
+use crate::host::Host;
+use crate::latency::Quantiles;
+use crate::plan::Plan;
+
+/// Version of the JSON form. Rises when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Where.
+    pub host: Host,
+    /// What was done.
+    pub plan: Plan,
+    /// The server.
+    pub server: ServerInfo,
+    /// Phases in the order in which they ran.
+    pub rows: Vec<Row>,
+    /// Expiries, from the event stream.
+    pub lateness: Vec<LatenessRow>,
+    /// Memory of the server.
+    pub memory: Option<MemoryRow>,
+    /// From SIGTERM to the exit of the server that was started, seconds.
+    pub stop_s: Option<f64>,
+    /// Whole run, seconds.
+    pub elapsed_s: f64,
+    /// What ended the run before its time, or went wrong beside the rows.
+    pub failures: Vec<String>,
+    /// A signal ended the run.
+    pub interrupted: bool,
+}
+
+/// One phase.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its name, with what it was beside (`storm: before`).
+    pub phase: String,
+    /// The load, in words.
+    pub load: String,
+    /// Leases granted, renewed or revoked.
+    pub operations: u64,
+    /// From the first request to the last reply.
+    pub elapsed_s: f64,
+    /// Operations per second.
+    pub per_second: f64,
+    /// Of each request: from its (intended) sending to its reply.
+    pub latency: Option<Quantiles>,
+    /// The latencies start at the intended send time (open loop).
+    pub open_loop: bool,
+    /// CPU time of the server per operation, user and system, ns.
+    pub server_cpu_ns: Option<f64>,
+    /// CPUs that the server kept busy.
+    pub server_cpus: Option<f64>,
+    /// Time that the load side was busy per operation, ns.
+    pub load_ns: Option<f64>,
+    /// Share of the time that the load threads were busy, 0 to 1.
+    pub load_busy: Option<f64>,
+    /// How late the load side itself sent (open loop).
+    pub send_lag: Option<Quantiles>,
+    /// What the server refused, or what went wrong, and how often.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// How late leases ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct LatenessRow {
+    /// The phase.
+    pub phase: String,
+    /// What ended, in words.
+    pub what: String,
+    /// Leases that ended.
+    pub ended: u64,
+    /// From the moment each might have ended to the arrival of its event.
+    pub lateness: Option<Quantiles>,
+    /// From the first event to the last, seconds.
+    pub span_s: f64,
+    /// Ended per second, from the deadline to the last event.
+    pub per_second: f64,
+    /// The largest lateness on the server's own clock, ms, since it started.
+    pub server_ms_max: Option<u64>,
+    /// What went wrong, and how often.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// Memory of the server.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MemoryRow {
+    /// Resident before any lease, bytes.
+    pub empty_bytes: u64,
+    /// Resident with `leases`.
+    pub filled_bytes: u64,
+    /// The leases of the fill.
+    pub leases: u64,
+    /// The growth divided by them.
+    pub per_lease_bytes: f64,
+    /// The most it ever was, at the end of the run.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Report {
+    pub(crate) fn new(host: Host, plan: Plan) -> Report {
+        Report {
+            schema: SCHEMA,
+            host,
+            plan,
+            server: ServerInfo::default(),
+            rows: Vec::new(),
+            lateness: Vec::new(),
+            memory: None,
+            stop_s: None,
+            elapsed_s: 0.0,
+            failures: Vec::new(),
+            interrupted: false,
+        }
+    }
+
+    /// Nothing failed and nothing was refused.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let rows = self.rows.iter().all(|row| row.errors.is_empty() && row.operations > 0);
+        let lateness = self.lateness.iter().all(|row| row.errors.is_empty());
+        rows && lateness && self.failures.is_empty() && !self.interrupted
+    }
+
+    /// One line of JSON.
+    ///
+    /// # Errors
+    /// When a number has no JSON form, which no measured one lacks.
+    pub fn to_json(&self) -> anyhow::Result<String> {
+        serde_json::to_string(self).context("cannot write the report as JSON")
+    }
+
+    /// The table for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        table::render(self)
+    }
+
+    /// Appends the report to a file as one line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append_to(&self, path: &Path) -> anyhow::Result<()> {
+        let mut line = self.to_json()?;
+        line.push('\n');
+        let mut file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        file.write_all(line.as_bytes()).with_context(|| format!("cannot write to {}", path.display()))
+    }
+
+    /// What renew reached, if it ran.
+    pub(crate) fn rate_of(&self, phase: &str) -> Option<f64> {
+        self.rows.iter().find(|row| row.phase == phase).map(|row| row.per_second)
+    }
+}
+
+impl Row {
+    /// The line that is shown when a phase has ended.
+    pub(crate) fn summary(&self) -> String {
+        table::summary(self)
+    }
+}
+
+/// A count per operation, where both are known.
+pub(crate) fn per_operation(total: Option<Duration>, operations: u64) -> Option<f64> {
+    let total = total?;
+    (operations > 0).then(|| total.as_nanos() as f64 / operations as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::BenchArgs;
+
+    pub(crate) fn sample() -> Report {
+        let plan = Plan::new(&BenchArgs { seed: 1, ..BenchArgs::default() }).unwrap();
+        let mut report = Report::new(Host::observe(), plan);
+        report.rows.push(Row {
+            phase: "renew".to_owned(),
+            load: "64 x 32".to_owned(),
+            operations: 30_000_000,
+            elapsed_s: 5.0,
+            per_second: 6_000_000.0,
+            latency: Some(Quantiles {
+                count: 30_000_000,
+                p50_ns: 330_000,
+                p99_ns: 600_000,
+                p999_ns: 900_000,
+                max_ns: 4_000_000,
+            }),
+            open_loop: false,
+            server_cpu_ns: Some(158.2),
+            server_cpus: Some(0.99),
+            load_ns: Some(140.0),
+            load_busy: Some(0.86),
+            send_lag: None,
+            errors: BTreeMap::new(),
+        });
+        report
+    }
+
+    #[test]
+    fn an_error_an_empty_row_a_failure_or_a_signal_spoil_a_report() {
+        assert!(sample().is_clean());
+        let spoilt: [fn(&mut Report); 4] = [
+            |report| report.rows[0].errors = [("NotFound".to_owned(), 1)].into(),
+            |report| report.rows[0].operations = 0,
+            |report| report.failures.push("the server died".to_owned()),
+            |report| report.interrupted = true,
+        ];
+        for spoil in spoilt {
+            let mut report = sample();
+            spoil(&mut report);
+            assert!(!report.is_clean(), "{}", report.to_text());
+        }
+    }
+
+    #[test]
+    fn json_is_one_line_that_names_commit_settings_and_hardware() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("runs.jsonl");
+        sample().append_to(&path).unwrap();
+        sample().append_to(&path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        let json: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(json["schema"], SCHEMA);
+        assert_eq!(json["plan"]["seed"], 1);
+        assert_eq!(json["plan"]["phases"][0], "fill");
+        assert_eq!(json["rows"][0]["latency"]["p99_ns"], 600_000);
+        for place in ["cpu_model", "kernel", "commit", "cpus"] {
+            assert!(json["host"].get(place).is_some(), "{place}");
+        }
+    }
+
+    #[test]
+    fn the_table_shows_every_figure_and_every_error() {
+        let mut report = sample();
+        report.rows[0].errors.insert("NotFound".to_owned(), 17);
+        report.failures.push("the server died".to_owned());
+        let text = report.to_text();
+        for part in
+            ["6.00 M", "330 us", "600 us", "900 us", "4.00 ms", "158 ns", "NotFound", "17", "the server died"]
+        {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+}

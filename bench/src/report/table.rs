@@ -1,0 +1,186 @@
+//! The report as a table for people. Widths are those of its widest cells; nothing is cut.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{LatenessRow, MemoryRow, Report, Row};
+use crate::human;
+use crate::latency::Quantiles;
+
+pub(super) fn render(report: &Report) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    header(report, &mut line);
+    line(String::new());
+    let mut cells = vec![row([
+        "phase",
+        "load",
+        "ops/s",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "server/op",
+        "load/op",
+        "busy",
+        "errors",
+    ])];
+    cells.extend(report.rows.iter().map(phase_cells));
+    aligned(&cells, 2, &mut line);
+    for row in &report.rows {
+        errors(&row.phase, &row.errors, &mut line);
+        if let Some(lag) = row.send_lag {
+            line(format!(
+                "{}: latency from the intended send time; the load itself sent late by {}",
+                row.phase,
+                brief(lag)
+            ));
+        }
+    }
+    if !report.lateness.is_empty() {
+        line(String::new());
+        let mut cells =
+            vec![row(["expiry", "leases", "late p50", "p99", "p99.9", "max", "ended/s", "errors"])];
+        cells.extend(report.lateness.iter().map(lateness_cells));
+        aligned(&cells, 2, &mut line);
+        for row in &report.lateness {
+            errors(&row.phase, &row.errors, &mut line);
+        }
+        let server = report.lateness.iter().filter_map(|row| row.server_ms_max).max();
+        line(format!(
+            "late: from send time + TTL to the arrival of the event, so with both transits and rounding.{}",
+            server.map_or(String::new(), |ms| format!(" The server's own maximum: {ms} ms."))
+        ));
+    }
+    line(String::new());
+    if let Some(memory) = &report.memory {
+        line(memory_line(memory));
+    }
+    if let Some(stop_s) = report.stop_s {
+        line(format!("stop: exit code 0, {} after SIGTERM", human::nanoseconds(stop_s * 1e9)));
+    }
+    for failure in &report.failures {
+        line(format!("FAILED: {failure}"));
+    }
+    if report.interrupted {
+        line("INTERRUPTED: the phases above are all there are".to_owned());
+    }
+    if report.is_clean() {
+        line(format!("{:.0} s, no errors", report.elapsed_s));
+    }
+    out
+}
+
+fn header(report: &Report, line: &mut impl FnMut(String)) {
+    let (host, plan, server) = (&report.host, &report.plan, &report.server);
+    line(format!(
+        "{}, {} CPUs, {} memory, Linux {}{}",
+        host.cpu_model,
+        host.cpus,
+        human::bytes(host.memory_bytes as f64),
+        host.kernel,
+        host.commit.as_ref().map_or(String::new(), |commit| format!(", commit {commit}"))
+    ));
+    let pins = plan.server.as_ref().and_then(|server| server.pin).zip(plan.pin_load);
+    line(format!(
+        "{}: {} shard{}, driver {}, durability {}{}{}",
+        server.server,
+        server.shards,
+        if server.shards == 1 { "" } else { "s" },
+        server.driver,
+        server.durability,
+        pins.map_or(String::new(), |(server, load)| format!(
+            "; server from CPU {server}, load on CPU {load}"
+        )),
+        if plan.quick { "; quick run, not for comparison" } else { "" },
+    ));
+    if plan.server.as_ref().is_some_and(|server| server.place_in_memory) {
+        line("NOTE: the data directory is in memory: no write reached a disk".to_owned());
+    }
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn phase_cells(row: &Row) -> Vec<String> {
+    let optional = |value: Option<f64>, text: fn(f64) -> String| value.map_or("-".to_owned(), text);
+    let mut cells = vec![row.phase.clone(), row.load.clone(), human::count(row.per_second)];
+    cells.extend(quantiles(row.latency));
+    cells.push(optional(row.server_cpu_ns, human::nanoseconds));
+    cells.push(optional(row.load_ns, human::nanoseconds));
+    let share = |value: Option<f64>| value.map_or("-".to_owned(), |share| format!("{:.0}", share * 100.0));
+    cells.push(format!("{}/{} %", share(row.server_cpus), share(row.load_busy)));
+    cells.push(row.errors.values().sum::<u64>().to_string());
+    cells
+}
+
+fn lateness_cells(row: &LatenessRow) -> Vec<String> {
+    let mut cells = vec![row.phase.clone(), row.what.clone()];
+    cells.extend(quantiles(row.lateness));
+    cells.push(human::count(row.per_second));
+    cells.push(row.errors.values().sum::<u64>().to_string());
+    cells
+}
+
+fn quantiles(quantiles: Option<Quantiles>) -> [String; 4] {
+    let Some(q) = quantiles else { return ["-", "-", "-", "-"].map(str::to_owned) };
+    [q.p50_ns, q.p99_ns, q.p999_ns, q.max_ns].map(|ns| human::span(Duration::from_nanos(ns)))
+}
+
+fn brief(q: Quantiles) -> String {
+    let span = |ns| human::span(Duration::from_nanos(ns));
+    format!("p50 {}, p99 {}, max {}", span(q.p50_ns), span(q.p99_ns), span(q.max_ns))
+}
+
+fn errors(phase: &str, errors: &BTreeMap<String, u64>, line: &mut impl FnMut(String)) {
+    for (what, count) in errors {
+        line(format!("{phase}: {what} {count} times"));
+    }
+}
+
+fn memory_line(memory: &MemoryRow) -> String {
+    format!(
+        "memory: {:.1} B a lease (resident {} empty, {} with {} leases{})",
+        memory.per_lease_bytes,
+        human::bytes(memory.empty_bytes as f64),
+        human::bytes(memory.filled_bytes as f64),
+        human::count(memory.leases as f64),
+        memory.peak_bytes.map_or(String::new(), |peak| format!("; peak {}", human::bytes(peak as f64))),
+    )
+}
+
+pub(super) fn summary(row: &Row) -> String {
+    let mut text = format!("{:14} {:22} {:>8}/s", row.phase, row.load, human::count(row.per_second));
+    if let Some(latency) = row.latency {
+        text.push_str(&format!("  {}", brief(latency)));
+    }
+    if let Some(cpu) = row.server_cpu_ns {
+        text.push_str(&format!("  server {}/op", human::nanoseconds(cpu)));
+    }
+    if let Some(load) = row.load_ns {
+        text.push_str(&format!("  load {}/op", human::nanoseconds(load)));
+    }
+    for (what, count) in &row.errors {
+        text.push_str(&format!("  {what}: {count}"));
+    }
+    text
+}
+
+/// Columns of equal width, the first `left` flush left and the others flush right.
+fn aligned(rows: &[Vec<String>], left: usize, line: &mut impl FnMut(String)) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if column < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        line(cells.collect::<Vec<_>>().join("  "));
+    }
+}

@@ -1,0 +1,278 @@
+//! The phases that answer "how late": expiries a few at a time, and a million at once.
+//!
+//! **lateness**: leases with random short TTLs are granted one by one and left alone, first on an idle
+//! server, then beside renewals. **storm**: `--expire-leases` leases are granted so that all end in the
+//! same millisecond, give or take the time that their grants waited; renewals at a fixed rate run from
+//! before the deadline until the last event has come, and their latencies before and during the storm
+//! are told apart by their intended send time.
+//!
+//! Events come over one connection of their own per shard, on the first lane. IDs of the storm are not
+//! kept: a count and a sum of fingerprints on either side show that exactly the granted leases ended,
+//! each once (S9).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Run;
+use super::measure::{Usage, row};
+use super::phases::foreground;
+use crate::clock::ns;
+use crate::closed_loop::{ClosedLoop, Operation, Ttl};
+use crate::ends::{Ends, Storm, Trickle};
+use crate::human;
+use crate::lane::Keep;
+use crate::latency::Latency;
+use crate::limits::{FILL_BATCH, STORM_GRACE};
+use crate::open_loop::{self, Drip, OpenLoop, OpenTally};
+use crate::report::{LatenessRow, Row};
+use crate::tally::Tally;
+
+/// Leases that the foreground renews when there are none yet.
+const FOREGROUND_LEASES: u64 = 10_000;
+/// Leases granted to learn how fast this server grants, when fill has not shown it.
+const PROBE_LEASES: u64 = 4 * FILL_BATCH as u64;
+/// Renewals run alone for this long before the deadline, so that there is something to compare with.
+const CALM: Duration = Duration::from_millis(1_500);
+/// Leases granted per second to be late one by one.
+const DRIP_PER_SECOND: f64 = 1_000.0;
+/// Their TTLs: long enough that they are granted first, short enough that many fit into a phase.
+const DRIP_TTL_MS: (u64, u64) = (50, 550);
+
+impl Run {
+    /// Grants a few leases to renew, unless there are some.
+    fn ensure_leases(&mut self, count: u64) -> anyhow::Result<()> {
+        if self.lanes.iter().all(|lane| lane.stock.lease_count() > 0) {
+            return Ok(());
+        }
+        let ttl = Ttl::Ms(self.plan.ttl_ms);
+        // Small frames, so that every link grants some and every shard has some.
+        let operation = Operation::GrantBatch { size: 64, ttl, keep: Keep::Leases };
+        let plan = self.plan.clone();
+        let settings = ClosedLoop { links: usize::MAX, depth: 1, ..self.bulk(operation, 0) };
+        self.closed_loop("leases to renew", |lane, _| ClosedLoop {
+            operations_max: plan.share(count, lane),
+            ..settings
+        })?;
+        self.lanes.iter_mut().for_each(|lane| lane.shuffle(plan.seed));
+        Ok(())
+    }
+
+    /// Opens a connection per shard on the first lane and subscribes there. How many links were there.
+    fn subscribe(&mut self) -> anyhow::Result<usize> {
+        let links = self.lanes[0].links.len();
+        for shard in 0..self.lane_settings.shard_count {
+            let lane = &mut self.lanes[0];
+            let mut link = lane.open(&self.lane_settings, shard)?;
+            open_loop::subscribe(&mut link, shard)?;
+            lane.add(link)?;
+        }
+        Ok(links)
+    }
+
+    fn unsubscribe(&mut self, links: usize) {
+        self.lanes[0].links.truncate(links);
+    }
+
+    pub(super) fn lateness(&mut self) -> anyhow::Result<()> {
+        self.ensure_leases(FOREGROUND_LEASES)?;
+        let links = self.subscribe()?;
+        self.trickle("lateness: idle", 0.0, links)?;
+        self.trickle("lateness: loaded", self.plan.foreground_rate, links)?;
+        self.unsubscribe(links);
+        Ok(())
+    }
+
+    fn trickle(&mut self, label: &str, rate: f64, links: usize) -> anyhow::Result<()> {
+        let span = self.plan.duration.min(Duration::from_secs(4));
+        let (threads, seed) = (self.plan.load_threads, self.plan.seed);
+        let (tallies, usage) = self.on_lanes(label, |lane, board| {
+            let first = lane.index == 0;
+            let settings = OpenLoop {
+                links: if first { links } else { lane.links.len() },
+                ends: if first { Ends::Trickle(Trickle::new()) } else { Ends::None },
+                grace: Duration::from_secs(5),
+                drip: first.then_some(Drip { per_second: DRIP_PER_SECOND, ttl_ms: DRIP_TTL_MS, seed }),
+                ..foreground(lane, rate / threads as f64, span)
+            };
+            open_loop::run(lane, settings, board)
+        })?;
+        let found = Found::new(tallies);
+        let Ends::Trickle(mut trickle) = found.ends else { return Ok(()) };
+        let mut wrong = found.after.refusals.clone();
+        let missing = trickle.due_ns.len() as u64;
+        count_wrong(
+            &mut wrong,
+            &[
+                ("early (S2)", trickle.early),
+                ("never ended", missing),
+                ("of unknown leases", trickle.unknown),
+            ],
+        );
+        let lateness = LatenessRow {
+            phase: label.to_owned(),
+            what: format!("{} at {}/s", trickle.ended, human::count(DRIP_PER_SECOND)),
+            ended: trickle.ended,
+            lateness: trickle.lateness.quantiles(),
+            span_s: usage.wall.as_secs_f64(),
+            per_second: trickle.ended as f64 / usage.wall.as_secs_f64(),
+            server_ms_max: self.control.info()?.lateness_ms_max,
+            errors: wrong.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
+        };
+        self.report.lateness.push(lateness);
+        if rate > 0.0 {
+            let load = format!("{}/s", human::count(rate));
+            let row = row(label, load, threads, found.before, Some(usage));
+            let errors = BTreeMap::new();
+            self.show(Row { open_loop: true, send_lag: None, errors, ..row });
+        } else {
+            self.progress.end(label);
+        }
+        Ok(())
+    }
+
+    pub(super) fn storm(&mut self) -> anyhow::Result<()> {
+        self.ensure_leases(FOREGROUND_LEASES)?;
+        let count = self.plan.expire_leases;
+        let deadline_ns = self.storm_fill(count)?;
+        let links = self.subscribe()?;
+        let (tallies, usage) = self.ride_out(deadline_ns, count, links)?;
+        self.unsubscribe(links);
+        self.storm_rows(Found::new(tallies), usage, count)
+    }
+
+    /// Grants the leases of the storm; when they all end.
+    fn storm_fill(&mut self, count: u64) -> anyhow::Result<u64> {
+        let per_second = match self.report.rate_of("fill") {
+            Some(rate) => rate,
+            None => self.probe_grants()?,
+        };
+        let plan = self.plan.clone();
+        let fill = Duration::from_secs_f64(count as f64 / per_second.max(1.0));
+        // Half as long again, because a table that grows to its size may slow the grants.
+        let deadline_ns = self.clock.now_ns() + ns(fill * 3 / 2) + ns(2 * CALM);
+        let ttl = Ttl::Until(deadline_ns);
+        let bulk = self.bulk(Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Sum }, 0);
+        for lane in &mut self.lanes {
+            (lane.stock.unkept_count, lane.stock.unkept_sum) = (0, 0);
+        }
+        let (tally, usage) = self.closed_loop("storm: fill", |lane, _| ClosedLoop {
+            operations_max: plan.share(count, lane),
+            ..bulk
+        })?;
+        let load = format!("{} leases, {FILL_BATCH} a frame", human::count(count as f64));
+        let row = row("storm: fill", load, plan.load_threads, tally, Some(usage));
+        self.show(row);
+        if self.clock.now_ns() + ns(CALM) / 3 > deadline_ns {
+            let text = "storm: granting took longer than foreseen, so the deadline came before the calm";
+            anyhow::bail!("{text}: run the fill phase first, or fewer --expire-leases");
+        }
+        Ok(deadline_ns)
+    }
+
+    /// Leases granted per second, from a few.
+    fn probe_grants(&mut self) -> anyhow::Result<f64> {
+        let ttl = Ttl::Ms(self.plan.ttl_ms);
+        let bulk =
+            self.bulk(Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Extra }, PROBE_LEASES);
+        let (tally, _) = self.closed_loop("storm: find the grant rate", |_, _| bulk)?;
+        // A cold start: twice as careful.
+        Ok(tally.operations as f64 * 1e9 / tally.elapsed_ns.max(1) as f64 / 2.0)
+    }
+
+    /// Renews in the foreground until the storm is over.
+    fn ride_out(
+        &mut self,
+        deadline_ns: u64,
+        count: u64,
+        links: usize,
+    ) -> anyhow::Result<(Vec<OpenTally>, Usage)> {
+        let per_second = self.plan.foreground_rate / self.plan.load_threads as f64;
+        // At least this long after the deadline, so that a short storm leaves something to measure.
+        let until_ns = deadline_ns + ns(Duration::from_millis(200));
+        let span = Duration::from_nanos(until_ns.saturating_sub(self.clock.now_ns()));
+        let grace = STORM_GRACE + Duration::from_secs(count / 1_000_000);
+        self.on_lanes("storm", |lane, board| {
+            let first = lane.index == 0;
+            let ends = if first { Ends::Storm(Storm::new(deadline_ns, count)) } else { Ends::Elsewhere };
+            let settings = OpenLoop {
+                links: if first { links } else { lane.links.len() },
+                split_ns: deadline_ns,
+                ends,
+                grace,
+                ..foreground(lane, per_second, span)
+            };
+            open_loop::run(lane, settings, board)
+        })
+    }
+
+    fn storm_rows(&mut self, found: Found, usage: Usage, count: u64) -> anyhow::Result<()> {
+        let threads = self.plan.load_threads;
+        let Ends::Storm(mut storm) = found.ends else { return Ok(()) };
+        let granted_sum = self.lanes.iter().fold(0u64, |sum, lane| sum.wrapping_add(lane.stock.unkept_sum));
+        let granted: u64 = self.lanes.iter().map(|lane| lane.stock.unkept_count).sum();
+        let mut wrong = BTreeMap::new();
+        let other = u64::from(storm.ended == granted && storm.sum != granted_sum);
+        count_wrong(
+            &mut wrong,
+            &[
+                ("early (S2)", storm.early),
+                ("never ended", granted.saturating_sub(storm.ended)),
+                ("ended more than once (S9)", storm.ended.saturating_sub(granted)),
+                ("the leases that ended are not the ones granted (S9)", other),
+            ],
+        );
+        let load = format!("{}/s", human::count(self.plan.foreground_rate));
+        let mut lag = found.send_lag;
+        for (phase, tally, send_lag) in
+            [("storm: before", found.before, None), ("storm: during", found.after, lag.quantiles())]
+        {
+            let mut row = row(phase, load.clone(), threads, tally, None);
+            // The load's busy time covers both halves.
+            (row.load_ns, row.load_busy) = (None, None);
+            self.show(Row { open_loop: true, send_lag, ..row });
+        }
+        let took_s = storm.last_ns.saturating_sub(storm.deadline_ns) as f64 / 1e9;
+        self.report.lateness.push(LatenessRow {
+            phase: "storm".to_owned(),
+            what: format!("{} at once", human::count(count as f64)),
+            ended: storm.ended,
+            lateness: storm.lateness.quantiles(),
+            span_s: storm.last_ns.saturating_sub(storm.first_ns) as f64 / 1e9,
+            per_second: storm.ended as f64 / took_s.max(1e-9),
+            server_ms_max: self.control.info()?.lateness_ms_max,
+            errors: wrong.into_iter().map(|(what, count): (&str, u64)| (what.to_owned(), count)).collect(),
+        });
+        let cpu = usage.cpu.map_or(String::new(), |cpu| format!(", server used {}", human::span(cpu)));
+        self.progress
+            .end(&format!("storm: {} ended within {took_s:.3} s{cpu}", human::count(storm.ended as f64)));
+        Ok(())
+    }
+}
+
+/// What all lanes found.
+struct Found {
+    before: Tally,
+    after: Tally,
+    send_lag: Latency,
+    ends: Ends,
+}
+
+impl Found {
+    fn new(lanes: Vec<OpenTally>) -> Found {
+        let mut found =
+            Found { before: Tally::new(), after: Tally::new(), send_lag: Latency::new(), ends: Ends::None };
+        for lane in lanes {
+            found.before.merge(lane.before);
+            found.after.merge(lane.after);
+            found.send_lag.merge(lane.send_lag);
+            if !matches!(lane.ends, Ends::None | Ends::Elsewhere) {
+                found.ends = lane.ends;
+            }
+        }
+        found
+    }
+}
+
+fn count_wrong(wrong: &mut BTreeMap<&'static str, u64>, counts: &[(&'static str, u64)]) {
+    wrong.extend(counts.iter().copied().filter(|(_, count)| *count > 0));
+}
