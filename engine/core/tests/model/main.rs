@@ -2,11 +2,13 @@
 //! crashes at any durable position, fuzzy images at any moment.
 //!
 //! `model.rs` is what a lease engine means, in an ordered map and without any cleverness; `rig.rs` runs shard and
-//! model side by side and crashes the shard; this file makes the histories. Seeds are fixed; `PROPTEST_RNG_SEED` and
+//! model side by side, `verbs.rs` compares them, `crash.rs` crashes the shard; this file makes the histories. Seeds are fixed; `PROPTEST_RNG_SEED` and
 //! `PROPTEST_CASES` make longer runs with others.
 
+mod crash;
 mod model;
 mod rig;
+mod verbs;
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseError};
