@@ -328,25 +328,27 @@ fn a_damaged_snapshot_falls_back_only_to_a_complete_log() {
     assert!(rig.refusal().contains("00000000000000000000.log at byte 0"), "{}", rig.refusal());
 }
 
-/// A snapshot of a quiet log starts where nothing has been written yet; left-over bytes of an
-/// earlier run that happen to stand there are not taken up.
+/// A snapshot of a quiet log starts where nothing has been written yet, here the first byte of a
+/// segment; a left-over batch of an earlier run that happens to stand there is not taken up.
 #[test]
 fn nothing_older_than_the_snapshot_follows_it() {
     let mut rig = Rig::new();
     let mut session = rig.open();
-    session.commit(b"kept");
-    session.seal(b"lost");
-    session.seal(b"left over");
+    for _ in 0..16 {
+        session.commit(&[1; 60_000]);
+    }
+    session.seal(&[2; 60_000]);
+    assert_eq!(session.seal(b"left over"), SEGMENT + 64);
     let writes = session.writes();
     session.put(&writes[1], writes[1].length);
     let mut session = rig.open();
-    session.commit(b"new!");
+    session.commit(&[3; 60_000]);
     let start = session.writer.position().0;
-    assert_eq!(start, 8192 + 64);
+    assert_eq!(start, SEGMENT + 64);
     rig.snapshot(start, start, b"image");
     let (seen, recovered) = rig.recover().unwrap();
     assert_eq!((seen.image.as_slice(), seen.batches.len()), (&b"image"[..], 0));
-    assert_eq!(recovered.tail.place, 8192);
+    assert_eq!(recovered.tail, Tail { place: SEGMENT, previous: 16 * 61_440 });
 }
 
 /// The next batch after a snapshot at a segment's start must name the last one of the segment before.
