@@ -19,7 +19,8 @@ use crate::events::{EventStream, LeaseEvent, SubscribeFrom};
 use crate::keep_alive::KeptLease;
 use crate::machine::LossReason;
 
-/// A handle to a Tenure server for programs without an async runtime. Cheap to clone.
+/// A handle to a Tenure server for programs without an async runtime. Cheap to clone. Leases are kept
+/// alive for as long as one clone lives.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), tenure_client::Error> {

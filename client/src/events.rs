@@ -108,6 +108,24 @@ impl LeaseEvent {
 }
 
 /// A stream of end-of-lease events of all shards. Events of one shard come in order.
+///
+/// ```no_run
+/// # async fn example(client: tenure_client::Client, stored: Vec<tenure_client::Position>) -> Result<(), tenure_client::Error> {
+/// use tenure_client::{LeaseEventKind, SubscribeFrom};
+///
+/// let mut events = client.subscribe(SubscribeFrom::Positions(stored)).await?;
+/// while let Some(event) = events.next().await {
+///     if let LeaseEventKind::Ended { cause, leases, .. } = event?.kind {
+///         for lease in leases {
+///             println!("{} ({cause:?})", lease.id);
+///         }
+///     }
+///     // Store this with what was done about the event.
+///     let _positions = events.positions();
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct EventStream {
     events: mpsc::Receiver<Result<LeaseEvent, Error>>,

@@ -32,6 +32,26 @@ pub enum HoldEvent {
 }
 
 /// Holds a lease and replaces it when it is lost. Dropping it lets the lease end at its deadline.
+///
+/// ```no_run
+/// # async fn example(client: tenure_client::Client) -> Result<(), tenure_client::Error> {
+/// use tenure_client::HoldEvent;
+///
+/// let (register, mut to_register) = tokio::sync::mpsc::unbounded_channel();
+/// let holder = client
+///     .hold(5_000, None, move |event| {
+///         if let HoldEvent::Granted(lease) = event {
+///             let _ = register.send(lease.id);
+///         }
+///     })
+///     .await?;
+/// client.attach(holder.lease_id().expect("just granted"), "/workers/7").await?;
+/// while let Some(id) = to_register.recv().await {
+///     client.attach(id, "/workers/7").await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Holder {
     client: Client,

@@ -247,6 +247,8 @@ fn a_released_lease_is_not_renewed_and_its_place_is_not_confused() {
     assert_ne!(first, second);
     let failed = [Failed { index: 0, refusal: Refusal::NotFound }];
     keep.answered(due_ms, due_ms, &batch, &failed, &mut |payload, change| panic!("{payload} {change:?}"));
+    // S2: the answer about the old lease must not prolong the trust in the new one.
+    keep.answered(due_ms, due_ms, &batch, &[], &mut |payload, change| panic!("{payload} {change:?}"));
     assert_eq!(keep.len(), 1);
     let mut lost = Vec::new();
     keep.close(&mut |payload, reason| lost.push((payload, reason)));

@@ -104,7 +104,50 @@ pub struct Terms {
     pub idle_timeout_ms: u64,
 }
 
-/// One connection. See the module's header for how to drive it.
+/// One connection: bytes in, bytes out, replies matched to their requests.
+///
+/// Drive it over any transport: write what [`Connection::outgoing`] has, hand what arrives to
+/// [`Connection::receive`], and [`Connection::poll`] until there is nothing more. Here the other side is
+/// played by hand:
+///
+/// ```
+/// use tenure_client::machine::{Connection, ConnectionConfig, Delivery};
+/// use tenure_client::protocol::{Frames, LeaseId, Limits, Response, Welcome, encode};
+///
+/// let mut connection = Connection::new(&ConnectionConfig::default());
+/// # let welcome = Welcome {
+/// #     version: 1, shard_count: 1, shard: 0, id_rule: 1, features: 0, session: 1,
+/// #     limits: Limits::DEFAULT, ttl_ms_min: 1, ttl_ms_max: 1_000_000, idle_timeout_ms: 0, server: "",
+/// # };
+/// # let hello = std::mem::take(connection.outgoing());
+/// # let request_id = Frames::new(&hello, 4096).next_frame()?.unwrap().header.request_id;
+/// # let mut from_server = Vec::new();
+/// # welcome.encode(&mut from_server, request_id);
+/// // … the Hello goes out, the Welcome comes in …
+/// connection.receive(&from_server);
+/// assert!(matches!(connection.poll()?, Some(Delivery::Welcome(_))));
+///
+/// // Two renewals on their way at once; the tokens are the caller's own.
+/// connection.send_renew(LeaseId(7), 70)?;
+/// connection.send_renew(LeaseId(8), 80)?;
+///
+/// let to_server = std::mem::take(connection.outgoing());
+/// let mut frames = Frames::new(&to_server, 4096);
+/// from_server.clear();
+/// while let Some((request_id, _id)) = frames.next_renew() {
+///     encode::reply::renewed(&mut from_server, request_id, 10_000);
+/// }
+///
+/// connection.receive(&from_server);
+/// let mut renewed = Vec::new();
+/// while let Some(delivery) = connection.poll()? {
+///     if let Delivery::Reply { token, response: Response::Renewed { .. } } = delivery {
+///         renewed.push(token);
+///     }
+/// }
+/// assert_eq!(renewed, [70, 80]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     state: State,

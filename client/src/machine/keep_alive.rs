@@ -84,7 +84,23 @@ struct Entry<T> {
     payload: Option<T>,
 }
 
-/// The leases that one client keeps alive, each with a payload of the caller's. See the module's header.
+/// The leases that one client keeps alive, each with a payload of the caller's.
+///
+/// ```
+/// use tenure_client::machine::{Change, KeepAlive, trusted_ms};
+/// use tenure_client::protocol::LeaseId;
+///
+/// let mut keep = KeepAlive::new(1, 1_000);
+/// keep.add(0, LeaseId(7), 3_000, trusted_ms(3_000), "mine");
+/// let due_ms = keep.next_wake_ms().unwrap();
+/// assert!(due_ms <= 1_000, "a third of the TTL");
+/// for batch in keep.poll(due_ms, &mut |name, reason| println!("{name} is lost: {reason:?}")) {
+///     // … send `batch.ids` as a RenewBatch; 5 ms later the answer says that all were renewed …
+///     keep.answered(due_ms + 5, due_ms, &batch, &[], &mut |_, change| {
+///         assert_eq!(change, Change::Renewed { valid_until_ms: due_ms + trusted_ms(3_000) });
+///     });
+/// }
+/// ```
 #[derive(Debug)]
 pub struct KeepAlive<T> {
     entries: Vec<Entry<T>>,
