@@ -43,8 +43,16 @@ pub const ENDED_ITEMS_BYTES_PER_CALL: usize = 64 << 10;
 /// Items in one ended-items record: its count is 16 bits wide.
 pub const ENDED_ITEM_COUNT_MAX: usize = RECORD_ENTRY_COUNT_MAX;
 
-/// Slots that one call of `list` looks at: a nearly empty slab is walked in several pages.
-pub const LIST_SLOTS_PER_CALL: usize = 65_536;
+/// Slots that one call of `list` looks at: a nearly empty slab is walked in several pages, and the overdue leases that
+/// a call meets write a bounded number of records.
+pub const LIST_SLOTS_PER_CALL: usize = 16_384;
+
+/// Record bytes that a batch of renewals or revocations, a list or an expiry writes per id or reference at most:
+/// a renewal's entry with a record head of its own. For callers that cut their slices to fit a log batch.
+pub const RECORD_BYTES_PER_ID_MAX: usize = 32;
+
+/// Generations of a slot: 31 bits, less the last two, which stand for "no server-assigned id" in comparisons.
+pub const GENERATION_COUNT_MAX: u32 = (1 << 31) - 2;
 
 /// References in the wheel may exceed twice the live leases by this many before compaction starts.
 pub const WHEEL_REFERENCE_SLACK: u64 = 4_096;
@@ -72,7 +80,7 @@ impl Default for Bounds {
             slots_before_reuse: SLOT_COUNT_BEFORE_REUSE,
             grant_keys_max: GRANT_KEY_COUNT_MAX,
             wheel_reference_slack: WHEEL_REFERENCE_SLACK,
-            generations: 1 << 31,
+            generations: GENERATION_COUNT_MAX,
         }
     }
 }

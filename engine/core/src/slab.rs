@@ -14,6 +14,7 @@
 //! generation, and the generation moves on with each use: an old id can never hit a new lease. A slot whose
 //! generations are used up is retired, never wrapped. Invariants: **S8** bounded (slots), no id issued twice.
 
+use crate::limits::GENERATION_COUNT_MAX;
 use crate::region::{Plain, Region, prefetch_line};
 
 /// Index of an entry.
@@ -117,7 +118,7 @@ pub(crate) struct Slab {
 impl Slab {
     /// A slab of at most `slot_count_max` slots, whose generations run from 1 to below `generation_limit`.
     pub(crate) fn new(slot_count_max: u32, generation_limit: u32, slots_before_reuse: u32) -> Slab {
-        assert!(generation_limit <= NOT_DIRECT);
+        assert!(generation_limit <= GENERATION_COUNT_MAX);
         let capacity = slot_count_max as usize;
         Slab {
             entries: Region::reserve(capacity),
@@ -308,8 +309,10 @@ impl Slab {
     }
 
     /// Touches memory ahead of use, one step; true when there may be more.
-    pub(crate) fn populate_ahead(&mut self) -> bool {
-        self.entries.populate_ahead() || self.tokens.populate_ahead()
+    pub(crate) fn populate_ahead(&mut self, with_chosen_ids: bool) -> bool {
+        self.entries.populate_ahead()
+            || self.tokens.populate_ahead()
+            || with_chosen_ids && self.chosen_ids.populate_ahead()
     }
 
     pub(crate) fn used_bytes(&self) -> usize {
@@ -351,7 +354,7 @@ mod tests {
 
     #[test]
     fn slots_are_not_reused_before_the_slab_has_its_minimum() {
-        let mut slab = Slab::new(SLOT_COUNT_BEFORE_REUSE + 10, NOT_DIRECT, SLOT_COUNT_BEFORE_REUSE);
+        let mut slab = Slab::new(SLOT_COUNT_BEFORE_REUSE + 10, GENERATION_COUNT_MAX, SLOT_COUNT_BEFORE_REUSE);
         for expected in 0..SLOT_COUNT_BEFORE_REUSE {
             let slot = slab.take().unwrap();
             assert_eq!(slot.0, expected);

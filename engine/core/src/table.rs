@@ -361,6 +361,11 @@ impl Table {
         self.live_count = 0;
     }
 
+    /// Touches memory ahead of use, one step; true when there may be more.
+    pub(crate) fn populate_ahead(&mut self) -> bool {
+        self.slab.populate_ahead(self.index.len() > 0)
+    }
+
     pub(crate) fn used_bytes(&self) -> usize {
         self.slab.used_bytes() + self.index.used_bytes() + self.index.len() * 8 + self.long.capacity() * 32
     }

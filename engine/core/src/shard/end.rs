@@ -48,7 +48,8 @@ impl Shard {
     /// Ends many leases by request, in one record but for those with items. The indexes of those not found, repeated
     /// ids included, are appended to `failed`. Returns the position that the whole answer waits for.
     ///
-    /// Writes up to 40 bytes of records an id: a caller with a batch limit cuts its slices to fit.
+    /// Writes up to [`crate::limits::RECORD_BYTES_PER_ID_MAX`] bytes of records an id: a caller with a batch limit cuts
+    /// its slices to fit.
     ///
     /// # Errors
     /// `NotPrimary`, for the batch as a whole.

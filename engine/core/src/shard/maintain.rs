@@ -44,7 +44,7 @@ impl Shard {
     /// Writes at most 64 KiB of item records (but for the last item) and 24 bytes for each checkpointed lease.
     pub fn maintain(&mut self, now: Time, budget: usize, log: &mut RecordBuffer) -> bool {
         self.enter(now);
-        if self.table.slab.populate_ahead() || self.wheel.populate_ahead() {
+        if self.table.populate_ahead() || self.wheel.populate_ahead() {
             return true;
         }
         if self.role == Role::Standby {

@@ -77,7 +77,8 @@ impl Shard {
     }
 
     /// Renews many leases; an id may occur more than once. The indexes of those not found are appended to `failed`.
-    /// Returns the position that the whole answer waits for.
+    /// Returns the position that the whole answer waits for. Writes up to
+    /// [`crate::limits::RECORD_BYTES_PER_ID_MAX`] bytes of records an id when renewals are logged.
     ///
     /// # Errors
     /// `NotPrimary`, for the batch as a whole.

@@ -12,6 +12,7 @@
 //! Invariant: **S7** wheel-agrees: no valid reference is ever dropped; **S8** bounded.
 
 use super::{CHUNK_REFERENCES, NONE, PLACES, SLOTS, Wheel};
+use crate::region::prefetch_line;
 use crate::slab::{Entry, PARITY, PLACE_MASK};
 
 /// Where a pass stands.
@@ -111,6 +112,10 @@ impl Wheel {
                 entry.loc ^= PARITY;
                 self.push(place, slot);
             }
+        }
+        // A grant pays for a few references at a time: the next few find their lines here.
+        for &slot in &chunk.slots[last..(chunk.len as usize).min(last + budget)] {
+            prefetch_line(&entries[slot as usize]);
         }
         self.compaction.done = last as u32;
         if last == chunk.len as usize {
