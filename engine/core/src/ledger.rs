@@ -144,6 +144,11 @@ impl Ledger {
         }
     }
 
+    /// Recovery from another log: its last record was at this time.
+    pub(crate) fn recovered_at(&mut self, time: Time) {
+        self.time = self.time.max(time);
+    }
+
     /// Recovery: everything up to here came from the log and is durable.
     pub(crate) fn recovered_to(&mut self, tail: Position, time: Time) {
         if tail > self.tail {

@@ -95,6 +95,7 @@ fn every_lease_finds_its_new_shard() {
                     assert_eq!(owner, Some((id, *token)));
                 }
             }
+            assert_reloads(&mut shard);
             let old_ids: BTreeSet<LeaseId> = old.leases.keys().copied().collect();
             for _ in 0..1_000 {
                 let grant = Grant { id: None, ttl_ms: 1_000, key: None };
@@ -105,6 +106,19 @@ fn every_lease_finds_its_new_shard() {
         }
         assert_eq!((found, leaving), (old.leases.len(), old.leaving), "from {from} shards to {to}");
     }
+}
+
+/// The first snapshot in the new place brings everything back, the clock included (S4, S6).
+fn assert_reloads(shard: &mut Shard) {
+    let (mut cursor, mut image) = (shard.image_start(), Vec::new());
+    while !shard.image_step(&mut cursor, 100_000, &mut image) {}
+    let mut reloaded = Shard::new(shard.config().clone());
+    reloaded.load_image(&image).unwrap();
+    let (mut expected, mut found) = (String::new(), String::new());
+    shard.dump(&mut expected);
+    reloaded.dump(&mut found);
+    assert_eq!(found, expected);
+    assert_eq!(reloaded.clock(), Time(1_000), "S6 time-forward: the time of the last record");
 }
 
 /// A remembered grant still finds its lease in the new shard.

@@ -207,6 +207,7 @@ impl Shard {
             ImageEntry::Start(start) => {
                 self.anchor(start.time);
                 self.clock = self.clock.max(start.time);
+                self.ledger.recovered_at(start.time);
                 self.floor = self.floor.max(start.floor);
                 self.role = start.role;
             }
@@ -244,6 +245,7 @@ impl Shard {
         self.replay_from = start.position;
         self.ledger = Default::default();
         self.ledger.recovered_to(start.position, start.time);
+        self.ledger.recovered_at(start.time);
         self.phase = Phase::Recovering { image_open: true };
         Ok(())
     }
