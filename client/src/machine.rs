@@ -12,9 +12,12 @@ mod backoff;
 mod connection;
 mod failure;
 mod in_flight;
+mod incoming;
 mod keep_alive;
+mod terms;
 
 pub use backoff::Backoff;
-pub use connection::{Connection, ConnectionConfig, Delivery, Terms};
+pub use connection::{Connection, Delivery};
 pub use failure::{ConnectionError, SendError};
 pub use keep_alive::{Change, KeepAlive, KeepBatch, KeepKey, LossReason, trusted_ms};
+pub use terms::{ConnectionConfig, Terms};

@@ -175,6 +175,24 @@ fn l2_a_reply_that_nobody_waits_for_ends_the_connection() {
 }
 
 #[test]
+fn a_reply_that_cannot_be_read_ends_the_connection() {
+    let mut connection = open();
+    connection.send(&Request::Info, 5).unwrap();
+    connection.send_renew(LeaseId(1), 6).unwrap();
+    let requests = sent(&mut connection);
+    let mut bytes = Vec::new();
+    encode::reply::pong(&mut bytes, requests[0].0, 1);
+    bytes[4] = 0x83;
+    encode::reply::renewed(&mut bytes, requests[1].0, 1);
+    connection.receive(&bytes);
+    assert!(matches!(connection.poll(), Err(ConnectionError::Protocol(_))));
+    assert_eq!(connection.poll(), Ok(None));
+    assert_eq!(connection.poll_renewed(), None);
+    assert_eq!(connection.send_renew(LeaseId(1), 7), Err(SendError::Closed));
+    assert_eq!(connection.abandon(), [6]);
+}
+
+#[test]
 fn a_frame_above_the_announced_size_is_refused_before_it_is_buffered() {
     let mut connection = open_with(Limits {
         frame_bytes_max: 1 << 16,

@@ -19,7 +19,6 @@
 
 use std::ops::Range;
 
-use tenure_protocol::limits::HELLO_FRAME_BYTES_MAX;
 use tenure_protocol::opcode::{push, request};
 use tenure_protocol::{
     Event, GrantEntry, Hello, LeaseId, Limits, RENEWED_BYTES, Refused, Request, RequestId, Response, Welcome,
@@ -27,29 +26,9 @@ use tenure_protocol::{
 };
 
 use super::failure::{ConnectionError, SendError};
-use super::in_flight::{InFlight, Match, WINDOW_MAX};
-
-/// Receive buffer to start with. Large enough that a busy connection reads thousands of replies at once.
-const INCOMING_BYTES: usize = 64 * 1024;
-
-/// How a connection introduces itself and when it gives up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionConfig {
-    /// Random number that identifies this client across its connections; 0: grants are not identified.
-    pub client_id: u64,
-    /// The shard on whose core this connection wants to be.
-    pub wish_shard: Option<u16>,
-    /// Credentials; empty when the server asks for none.
-    pub auth: Vec<u8>,
-    /// With requests waiting, this long without a byte from the server means that it is gone, ms.
-    pub silence_ms_max: u64,
-}
-
-impl Default for ConnectionConfig {
-    fn default() -> ConnectionConfig {
-        ConnectionConfig { client_id: 0, wish_shard: None, auth: Vec::new(), silence_ms_max: 10_000 }
-    }
-}
+use super::in_flight::{InFlight, Match};
+use super::incoming::Incoming;
+use super::terms::{ConnectionConfig, Terms};
 
 /// Something that [`Connection::poll`] delivers, borrowed from the receive buffer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,25 +62,6 @@ enum State {
     /// GoAway has come: replies still arrive.
     Leaving,
     Failed,
-}
-
-/// What the server said in its Welcome, without the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// Shards of the engine behind the server.
-    pub shard_count: u16,
-    /// The shard whose core serves this connection.
-    pub shard: u16,
-    /// The rule that maps an ID to its shard.
-    pub id_rule: u16,
-    /// What this side must keep to.
-    pub limits: Limits,
-    /// Shorter TTLs are raised to this, ms.
-    pub ttl_ms_min: u64,
-    /// Longer TTLs are refused, ms.
-    pub ttl_ms_max: u64,
-    /// The server drops a connection that is quiet for this long, ms; 0: never.
-    pub idle_timeout_ms: u64,
 }
 
 /// One connection: bytes in, bytes out, replies matched to their requests.
@@ -154,10 +114,7 @@ pub struct Connection {
     terms: Terms,
     in_flight: InFlight,
     outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// The unread bytes are `incoming[start..end]`.
-    start: usize,
-    end: usize,
+    incoming: Incoming,
     /// Unsubscribes under way: their own request id, and the subscription that the reply closes.
     unsubscribing: Vec<(RequestId, RequestId)>,
     /// This side's own Ping under way, which keeps the connection from idling out.
@@ -175,26 +132,16 @@ impl Connection {
     #[must_use]
     pub fn new(config: &ConnectionConfig) -> Connection {
         let mut in_flight = InFlight::new();
-        let mut outgoing = Vec::with_capacity(INCOMING_BYTES);
+        let mut outgoing = Vec::new();
         let hello =
             Hello { wish_shard: config.wish_shard, auth: &config.auth, ..Hello::new(config.client_id) };
         hello.encode(&mut outgoing, in_flight.start(request::HELLO, 0));
         Connection {
             state: State::Greeting,
-            terms: Terms {
-                shard_count: 1,
-                shard: 0,
-                id_rule: 0,
-                limits: Limits { frame_bytes_max: HELLO_FRAME_BYTES_MAX, ..Limits::DEFAULT },
-                ttl_ms_min: 0,
-                ttl_ms_max: u64::MAX,
-                idle_timeout_ms: 0,
-            },
+            terms: Terms::BEFORE_WELCOME,
             in_flight,
             outgoing,
-            incoming: vec![0; INCOMING_BYTES],
-            start: 0,
-            end: 0,
+            incoming: Incoming::new(),
             unsubscribing: Vec::new(),
             ping: None,
             silence_ms_max: config.silence_ms_max,
@@ -336,40 +283,15 @@ impl Connection {
 
     /// Takes bytes from the socket. A caller that can read into a buffer of this side's uses
     /// [`Connection::spare`] and [`Connection::received`] and saves the copy.
-    pub fn receive(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let spare = self.spare();
-            let count = spare.len().min(bytes.len());
-            spare[..count].copy_from_slice(&bytes[..count]);
-            self.received(count);
-            bytes = &bytes[count..];
-            if count == 0 {
-                // The buffer holds a whole largest frame: the caller must poll between.
-                let grown = self.incoming.len() + bytes.len();
-                self.incoming.resize(grown, 0);
-            }
-        }
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.incoming.append(bytes, self.terms.limits.frame_bytes_max);
+        self.heard |= !bytes.is_empty();
     }
 
     /// Room to read into; follow up with [`Connection::received`]. Empty only when frames wait to be
     /// polled.
     pub fn spare(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        } else if self.start > 0 && self.incoming.len() - self.end < INCOMING_BYTES / 4 {
-            self.incoming.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        // A frame longer than the buffer: grow to hold it. Its length has been checked against the limit.
-        if let Ok(Some(header)) =
-            peek(&self.incoming[self.start..self.end], self.terms.limits.frame_bytes_max)
-        {
-            let needed = self.start + header.length as usize;
-            if needed > self.incoming.len() {
-                self.incoming.resize(needed, 0);
-            }
-        }
-        &mut self.incoming[self.end..]
+        self.incoming.spare(self.terms.limits.frame_bytes_max)
     }
 
     /// Says that `count` bytes were read into [`Connection::spare`].
@@ -377,8 +299,7 @@ impl Connection {
     /// # Panics
     /// S8: when `count` is more than there was room for.
     pub fn received(&mut self, count: usize) {
-        assert!(count <= self.incoming.len() - self.end, "S8: more bytes received than there was room for");
-        self.end += count;
+        self.incoming.received(count);
         self.heard |= count > 0;
     }
 
@@ -386,9 +307,12 @@ impl Connection {
     /// [`Connection::poll`], for a caller that pipelines many renewals; `None` says nothing else.
     #[inline]
     pub fn poll_renewed(&mut self) -> Option<(u64, u64)> {
-        let (request_id, ttl_ms) = renewed_at(&self.incoming[self.start..self.end])?;
+        if self.state == State::Failed {
+            return None;
+        }
+        let (request_id, ttl_ms) = renewed_at(self.incoming.unread())?;
         let token = self.in_flight.finish_renew(request_id)?;
-        self.start += RENEWED_BYTES;
+        self.incoming.take(RENEWED_BYTES);
         Some((token, ttl_ms))
     }
 
@@ -400,6 +324,9 @@ impl Connection {
     pub fn poll(&mut self) -> Result<Option<Delivery<'_>>, ConnectionError> {
         if let Some((token, ttl_ms)) = self.poll_renewed() {
             return Ok(Some(Delivery::Reply { token, response: Response::Renewed { ttl_ms } }));
+        }
+        if self.state == State::Failed {
+            return Ok(None);
         }
         match self.next_match() {
             Ok(None) => Ok(None),
@@ -414,20 +341,19 @@ impl Connection {
     /// Takes and delivers nothing any more.
     fn fail(&mut self) {
         self.state = State::Failed;
-        (self.start, self.end) = (0, 0);
+        self.incoming.clear();
         self.outgoing.clear();
     }
 
     /// Cuts the next frame that is not this side's own business, and finds whose it is.
     fn next_match(&mut self) -> Result<Option<(Match, Range<usize>)>, ConnectionError> {
         loop {
-            let unread = &self.incoming[self.start..self.end];
+            let unread = self.incoming.unread();
             let Some(header) = peek(unread, self.terms.limits.frame_bytes_max)? else { return Ok(None) };
             if (header.length as usize) > unread.len() {
                 return Ok(None);
             }
-            let range = self.start..self.start + header.length as usize;
-            self.start = range.end;
+            let range = self.incoming.take(header.length as usize);
             let (request_id, opcode) = (header.request_id, header.opcode);
             if opcode == push::GO_AWAY {
                 self.state = State::Leaving;
@@ -461,26 +387,16 @@ impl Connection {
     }
 
     fn open(&mut self, range: Range<usize>) -> Result<(), ConnectionError> {
-        let Response::Welcome(welcome) = decode(&self.incoming[range])? else {
+        let Response::Welcome(welcome) = decode(self.incoming.taken(range))? else {
             unreachable!("L2: the reply to a Hello has the opcode of a Welcome")
         };
-        let mut limits = welcome.limits;
-        limits.window = limits.window.min(WINDOW_MAX);
-        self.terms = Terms {
-            shard_count: welcome.shard_count,
-            shard: welcome.shard,
-            id_rule: welcome.id_rule,
-            limits,
-            ttl_ms_min: welcome.ttl_ms_min,
-            ttl_ms_max: welcome.ttl_ms_max,
-            idle_timeout_ms: welcome.idle_timeout_ms,
-        };
+        self.terms = Terms::of(&welcome);
         self.state = State::Open;
         Ok(())
     }
 
     fn refused_error(&self, range: Range<usize>) -> ConnectionError {
-        match decode(&self.incoming[range]) {
+        match decode(self.incoming.taken(range)) {
             Ok(Response::Refused(refused)) => {
                 ConnectionError::Refused { refusal: refused.refusal, text: refused.text.to_owned() }
             }
@@ -490,13 +406,11 @@ impl Connection {
     }
 
     fn deliver(&mut self, found: Match, range: Range<usize>) -> Result<Delivery<'_>, ConnectionError> {
-        // Decoded by a function that borrows the buffer alone: the failure must touch the other fields.
-        let response = match decode(&self.incoming[range]) {
+        let response = match decode(self.incoming.taken(range)) {
             Ok(response) => response,
             Err(error) => {
+                // Not `fail`, which would clear the buffer that the other branch lends out.
                 self.state = State::Failed;
-                (self.start, self.end) = (0, 0);
-                self.outgoing.clear();
                 return Err(error);
             }
         };
