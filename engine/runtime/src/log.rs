@@ -6,7 +6,7 @@
 //!
 //! The intuition: a [`LogWriter`] turns record bytes into writes but performs none, so that any
 //! driver (io_uring, glommio, a test) can carry them out; a [`ShardKeeper`] thread does everything that
-//! may block (new segments, snapshot files, syncs); [`recover`] replays what is there and tells an
+//! may block (new segments, snapshot files, syncs); [`recover()`] replays what is there and tells an
 //! interrupted write (cut off) from damage (refused). A [`DataDir`] holds lock, manifest and shards
 //! together.
 //!
@@ -14,8 +14,8 @@
 //! recovery replays is exactly the acknowledged log, plus possibly a whole-batch prefix of what was
 //! in flight; **S8** batches, buffers and queues are bounded by [`limits`].
 //!
-//! **Boundary:** record bytes are opaque here. Only [`inspect`] and [`repair`] print them, through
-//! the decoder of `tenure_core`.
+//! **Boundary:** record bytes are opaque here. Only [`inspect()`], [`verify()`] and [`repair()`] look into them, through the
+//! decoder of `tenure_core`.
 
 pub mod limits;
 

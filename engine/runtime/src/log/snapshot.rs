@@ -23,6 +23,7 @@ use super::batch::BatchOwner;
 use super::error::LogError;
 use super::limits::{BLOCK_BYTES, FORMAT_VERSION, SNAPSHOT_CHUNK_BYTES_MAX};
 use super::segment::{list_numbered, open_direct, sync_dir};
+use super::window::Window;
 
 const MAGIC: [u8; 8] = *b"TENURESN";
 const HEAD_BYTES: usize = 64;
@@ -32,7 +33,8 @@ const FOOTER_MARK: u32 = u32::MAX;
 /// Bytes gathered before they are written: large enough for the device's rate, small enough that a
 /// commit beside it waits little.
 const WRITE_BYTES: usize = 512 * 1024;
-const READ_AHEAD_BYTES: usize = 1 << 20;
+/// Bytes taken over from the read window at a time.
+const TAKE_BYTES: usize = 1 << 20;
 
 /// What the header of a snapshot says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,11 +253,12 @@ impl FinishedSnapshot {
 
 /// Reads one snapshot, block by block.
 pub(super) struct SnapshotReader {
-    file: File,
-    path: PathBuf,
+    window: Window,
+    /// Size of the file.
+    length: u64,
     pub(super) head: SnapshotHead,
     buffer: Vec<u8>,
-    /// Unread bytes are `buffer[at..]`.
+    /// Unread bytes are `buffer[at..]`; they go on at `offset` in the file.
     at: usize,
     offset: u64,
     block_count: u64,
@@ -275,28 +278,35 @@ pub(super) enum SnapshotFlaw {
 impl SnapshotReader {
     /// Opens a snapshot and checks its header.
     pub(super) fn open(path: &Path, owner: BatchOwner, start: u64) -> Result<SnapshotReader, SnapshotFlaw> {
-        let fatal = |what| {
-            let path = path.to_owned();
-            move |source| SnapshotFlaw::Fatal(LogError::Io { what, path, source })
+        let mut window = Window::ahead();
+        window.open(path).map_err(SnapshotFlaw::Fatal)?;
+        let length = path.metadata().map_err(LogError::io("read", path)).map_err(SnapshotFlaw::Fatal)?.len();
+        let head = SnapshotHead { log_id: 0, shard: 0, epoch: 0, start: 0, time_ms: 0 };
+        let mut reader = SnapshotReader {
+            window,
+            length,
+            head,
+            buffer: Vec::with_capacity(2 * TAKE_BYTES),
+            at: 0,
+            offset: 0,
+            block_count: 0,
+            bytes: 0,
+            foot: None,
         };
-        let file = File::open(path).map_err(fatal("open"))?;
-        let mut head = [0; HEAD_BYTES];
-        file.read_exact_at(&mut head, 0).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => SnapshotFlaw::Invalid("cut short in its header".to_owned()),
-            _ => fatal("read")(error),
-        })?;
-        let head = SnapshotHead::decode(&head).map_err(|version| match version {
+        reader.need(HEAD_BYTES)?;
+        let head = reader.buffer[..HEAD_BYTES].try_into().expect("as many bytes as a header");
+        reader.head = SnapshotHead::decode(head).map_err(|version| match version {
             Some(found) => {
                 SnapshotFlaw::Fatal(LogError::Version { path: path.to_owned(), found: u64::from(found) })
             }
             None => SnapshotFlaw::Invalid("its header does not check out".to_owned()),
         })?;
+        let head = &reader.head;
         if (head.log_id, head.shard, head.start) != (owner.log_id, owner.shard, start) {
             return Err(SnapshotFlaw::Invalid("it belongs to another log, shard or place".to_owned()));
         }
-        let (path, offset) = (path.to_owned(), HEAD_BYTES as u64);
-        let buffer = Vec::new();
-        Ok(SnapshotReader { file, path, head, buffer, at: 0, offset, block_count: 0, bytes: 0, foot: None })
+        reader.at = HEAD_BYTES;
+        Ok(reader)
     }
 
     /// The next chunk; `None` after the last, when [`foot`](Self::foot) is known.
@@ -346,21 +356,16 @@ impl SnapshotReader {
         while self.buffer.len() - self.at < length {
             self.buffer.drain(..self.at);
             self.at = 0;
-            let held = self.buffer.len();
-            self.buffer.resize(held + READ_AHEAD_BYTES.max(length - held), 0);
-            let count = match self.file.read_at(&mut self.buffer[held..], self.offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(source) => {
-                    return Err(SnapshotFlaw::Fatal(LogError::io("read", &self.path)(source)));
-                }
-                Ok(0) => {
-                    self.buffer.truncate(held);
-                    return Err(self.invalid("cut short"));
-                }
-                Ok(count) => count,
+            let left = usize::try_from(self.length - self.offset).unwrap_or(TAKE_BYTES);
+            if left == 0 {
+                return Err(self.invalid("cut short"));
+            }
+            let taken = self.window.view(self.offset, left.min(TAKE_BYTES), self.length);
+            let Some(taken) = taken.map_err(SnapshotFlaw::Fatal)? else {
+                return Err(self.invalid("cut short while it was read"));
             };
-            self.buffer.truncate(held + count);
-            self.offset += count as u64;
+            self.buffer.extend_from_slice(taken);
+            self.offset += taken.len() as u64;
         }
         Ok(())
     }
