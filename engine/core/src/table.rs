@@ -12,7 +12,7 @@
 use crate::config::ShardConfig;
 use crate::id::LeaseId;
 use crate::id_rule::{MIXED_BITS, decode_direct, direct_id, generation_range};
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::limits::Bounds;
 use crate::seeded_hash::SeededHash;
 use crate::slab::{Entry, HAS_ITEMS, LONG, NOT_DIRECT, PLACE_UNFILED, Slab, Slot};
@@ -112,10 +112,21 @@ impl Table {
         if self.index.len() == 0 { None } else { self.index.find(id.0, self.slab.chosen_ids(), &self.hash) }
     }
 
-    /// The slot that probably has the lease of this client-chosen id; its lines are being fetched.
+    /// What the index needs to know of an id, its cell being fetched; `None` when there are no client-chosen ids.
     #[inline(always)]
-    pub(crate) fn guess_chosen(&self, id: LeaseId) -> Option<Slot> {
-        let slot = self.index.guess(id.0, &self.hash)?;
+    pub(crate) fn key_of_chosen(&self, id: LeaseId) -> Option<Key> {
+        if self.index.len() == 0 {
+            return None;
+        }
+        let key = Key::new(id.0, &self.hash);
+        self.index.prefetch(key);
+        Some(key)
+    }
+
+    /// The slot that almost certainly has the lease of this client-chosen id; its lines are being fetched.
+    #[inline(always)]
+    pub(crate) fn guess_chosen(&self, key: Key) -> Option<Slot> {
+        let slot = self.index.guess(key)?;
         self.slab.prefetch(slot.0);
         self.slab.prefetch_chosen_id(slot.0);
         Some(slot)

@@ -10,6 +10,7 @@
 use super::Shard;
 use crate::config::Role;
 use crate::id::LeaseId;
+use crate::index::Key;
 use crate::outcome::Renewed;
 use crate::record::RecordBuffer;
 use crate::refusal::{Answer, Refusal};
@@ -72,8 +73,10 @@ impl Shard {
     /// what comes next.
     #[inline]
     pub fn prefetch(&self, id: LeaseId) {
-        let (slot, _) = self.table.decode(id);
-        self.table.slab.prefetch(slot);
+        if self.key_ahead(id).is_none() {
+            let (slot, _) = self.table.decode(id);
+            self.table.slab.prefetch(slot);
+        }
     }
 
     /// Renews many leases; an id may occur more than once. The indexes of those not found are appended to `failed`.
@@ -94,6 +97,9 @@ impl Shard {
         let Some(pace) = self.pace(now) else {
             return Ok(self.renew_each(now, ids, failed, log));
         };
+        if self.table.hashed_count() > 0 {
+            return Ok(self.renew_mixed(now, &pace, ids, failed, log));
+        }
         let mut after = Position::ZERO;
         let mut ring = [(0u32, 0u32); AHEAD];
         for (place, &id) in ring.iter_mut().zip(ids) {
@@ -105,12 +111,8 @@ impl Shard {
             if let Some(&coming) = ids.get(index + AHEAD) {
                 ring[index % AHEAD] = self.look_ahead(coming);
             }
-            let slab = &mut self.table.slab;
-            let entry = if generation == CHOSEN {
-                slab.chosen_entry_mut(slot, id.0)
-            } else {
-                slab.entries_mut().get_mut(slot as usize).filter(|entry| entry.generation == generation)
-            };
+            let entries = self.table.slab.entries_mut();
+            let entry = entries.get_mut(slot as usize).filter(|entry| entry.generation == generation);
             if entry.is_some_and(|entry| pace.renew(entry)) {
                 fast += 1;
                 continue;
@@ -129,12 +131,61 @@ impl Shard {
     #[inline(always)]
     fn look_ahead(&self, id: LeaseId) -> (u32, u32) {
         let (slot, generation) = self.table.decode(id);
-        let may_be_direct = generation != u32::MAX && (slot as usize) < self.table.slab.len();
-        if !may_be_direct && let Some(guess) = self.table.guess_chosen(id) {
-            return (guess.0, CHOSEN);
-        }
         self.table.slab.prefetch(slot);
         (slot, generation)
+    }
+
+    /// A batch while client-chosen ids exist: twice as far ahead the cell of the index is fetched, then the slot it
+    /// names, then both are compared.
+    fn renew_mixed(
+        &mut self,
+        now: Time,
+        pace: &Pace,
+        ids: &[LeaseId],
+        failed: &mut Vec<u32>,
+        log: &mut RecordBuffer,
+    ) -> Position {
+        let (mut after, mut fast) = (Position::ZERO, 0);
+        let mut keys = [None; AHEAD];
+        let mut slots = [(0u32, 0u32); AHEAD];
+        // Step k fetches the cell of id k, guesses the slot of id k - AHEAD, renews id k - 2 AHEAD.
+        for step in 0..ids.len() + 2 * AHEAD {
+            let place = step % AHEAD;
+            if step >= 2 * AHEAD {
+                let index = step - 2 * AHEAD;
+                let (slot, generation) = slots[place];
+                let slab = &mut self.table.slab;
+                let entry = if generation == CHOSEN {
+                    slab.chosen_entry_mut(slot, ids[index].0)
+                } else {
+                    slab.entries_mut().get_mut(slot as usize).filter(|entry| entry.generation == generation)
+                };
+                if entry.is_some_and(|entry| pace.renew(entry)) {
+                    fast += 1;
+                } else {
+                    let answer = self.renew_slow(now, ids[index], log);
+                    after = after.max(answer.after);
+                    if answer.result.is_err() {
+                        failed.push(index as u32);
+                    }
+                }
+            }
+            if let Some(&id) = step.checked_sub(AHEAD).and_then(|index| ids.get(index)) {
+                let guess = keys[place].and_then(|key| self.table.guess_chosen(key));
+                slots[place] = guess.map_or_else(|| self.look_ahead(id), |slot| (slot.0, CHOSEN));
+            }
+            keys[place] = ids.get(step).and_then(|&id| self.key_ahead(id));
+        }
+        self.totals.renewed += fast;
+        after
+    }
+
+    /// The key of an id that can only be found through the index.
+    #[inline(always)]
+    fn key_ahead(&self, id: LeaseId) -> Option<Key> {
+        let (slot, generation) = self.table.decode(id);
+        let may_be_direct = generation != u32::MAX && (slot as usize) < self.table.slab.len();
+        if may_be_direct { None } else { self.table.key_of_chosen(id) }
     }
 
     fn renew_each(
