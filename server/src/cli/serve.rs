@@ -65,9 +65,11 @@ pub(super) fn run(command: Serve, matches: &ArgMatches) -> i32 {
 
 fn start_log(config: &ServeConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.log_level).map_err(|error| error.to_string())?;
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal()).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     match config.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -356,6 +356,8 @@ impl Driver {
 
 /// Accepts connections until the task is dropped.
 async fn accept(this: Rc<GlommioDriver>, core: Rc<Core>, listener: OwnedFd) {
+    // A spawned task runs at once, inside the turn that spawned it, which has borrowed the driver.
+    glommio::executor().yield_now().await;
     let _ = SockRef::from(&listener).set_nonblocking(true);
     let listener = PollableFd::new(listener).expect("an executor is running");
     loop {
@@ -379,6 +381,7 @@ async fn accept(this: Rc<GlommioDriver>, core: Rc<Core>, listener: OwnedFd) {
 
 /// Reads ahead of the turn until the connection ends or its task is dropped.
 async fn read(this: Rc<GlommioDriver>, core: Rc<Core>, pipe: Rc<Pipe>) {
+    glommio::executor().yield_now().await;
     loop {
         let read_on = pipe.read_on.listen();
         if !pipe.reading.get() || pipe.inbound.borrow().len() >= INBOUND_BYTES_MAX {
@@ -457,6 +460,7 @@ fn send_some(pipe: &Pipe) -> (usize, Sent) {
 
 /// Sends the rest once the socket takes more.
 async fn write(this: Rc<GlommioDriver>, core: Rc<Core>, pipe: Rc<Pipe>) {
+    glommio::executor().yield_now().await;
     loop {
         let waited = pipe.socket.writable().await;
         let (count, outcome) = send_some(&pipe);

@@ -419,3 +419,6 @@ impl Session {
         self.key
     }
 }
+
+#[cfg(test)]
+mod tests;
