@@ -18,6 +18,11 @@ use super::writer::{LogWrite, LogWriter, WriterConfig};
 pub(super) const SEGMENT: u64 = 1 << 20;
 pub(super) const BATCH_MAX: usize = 64 * 1024;
 
+/// A directory in memory where there is such a place: for tests about bytes, thousands of times.
+pub(super) fn memory_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// What a replay was shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -61,8 +66,7 @@ pub(super) struct Session {
 
 impl Rig {
     pub(super) fn new() -> Rig {
-        // In memory where there is such a place: these tests are about bytes, thousands of times.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let dir = memory_dir();
         let log = ShardLog { dir: dir.path().to_owned(), log_id: 0xabcd, shard: 3, start: 0, floor: 0 };
         Rig { dir, log, epoch: 0 }
     }

@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn every_flip_and_every_cut_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::log::rig::memory_dir();
         let path = written(dir.path(), &[b"first chunk", b"second"]);
         let good = std::fs::read(&path).unwrap();
         let content = HEAD_BYTES + 2 * BLOCK_HEAD_BYTES + 11 + 6 + FOOTER_BYTES;
