@@ -55,6 +55,14 @@ impl Rig {
         assert_eq!(stats.item_count, items as u64);
         let leaving: usize = self.model.leaving.values().map(BTreeSet::len).sum();
         assert_eq!(stats.leaving_item_count, leaving as u64);
+        if self.config.tight {
+            let bound = (2 * u64::from(self.config.lease_count_max) + 16) * 5 / 4;
+            assert!(
+                stats.wheel_reference_count <= bound,
+                "S8 bounded: {} references",
+                stats.wheel_reference_count
+            );
+        }
         self.check_replay();
     }
 

@@ -31,6 +31,7 @@ pub(crate) struct Model {
     pub(crate) floor: u64,
     pub(crate) last_end: Position,
     pub(crate) last_record: Position,
+    pub(crate) last_role: Position,
     pub(crate) renewals: Renewals,
     pub(crate) checkpoint_interval_ms: Option<u64>,
 }
@@ -61,6 +62,7 @@ impl Model {
             floor: 0,
             last_end: Position::ZERO,
             last_record: Position::ZERO,
+            last_role: Position::ZERO,
             renewals,
             checkpoint_interval_ms,
         }
@@ -227,10 +229,12 @@ impl Model {
             Record::Promote { extend_ms } => {
                 assert_eq!(allowed.promote, Some(*extend_ms));
                 self.promote(*extend_ms);
+                self.last_role = tail;
             }
             Record::Demote => {
                 assert!(allowed.demote);
                 self.role = Role::Standby;
+                self.last_role = tail;
             }
         }
     }
@@ -271,5 +275,6 @@ impl Model {
         }
         self.last_end = Position::ZERO;
         self.last_record = Position::ZERO;
+        self.last_role = Position::ZERO;
     }
 }

@@ -202,7 +202,7 @@ impl Rig {
 
     /// S3: an answer about a live lease waits for what is pending about it, and for nothing otherwise.
     pub(crate) fn check_after_alive(&self, id: LeaseId, after: Position) {
-        let pending = self.model.leases[&id].pending;
+        let pending = self.model.leases[&id].pending.max(self.model.last_role);
         if pending > self.durable {
             assert!(
                 after >= pending,
@@ -214,8 +214,9 @@ impl Rig {
 
     /// S3: news of an end waits for the last end.
     pub(crate) fn check_after_gone(&self, after: Position) {
-        if self.model.last_end > self.durable {
-            assert!(after >= self.model.last_end, "S3 ack-after-durable: an end told too early");
+        let last_end = self.model.last_end.max(self.model.last_role);
+        if last_end > self.durable {
+            assert!(after >= last_end, "S3 ack-after-durable: an end told too early");
         }
         assert!(after <= self.log.tail());
     }
