@@ -17,11 +17,11 @@ use self::failure::{Failure, Outcome};
 use self::remote::Remote;
 use crate::exit;
 
+mod bench;
 mod completions;
 mod connect;
 mod exit_codes;
 mod failure;
-mod from;
 mod item;
 mod lease;
 mod lease_id;
@@ -30,6 +30,7 @@ mod remote;
 mod role;
 mod screen;
 mod serve;
+mod start_at;
 mod status;
 mod ttl;
 mod watch;
@@ -66,6 +67,7 @@ enum Command {
     Inspect(log_tools::Inspect),
     Verify(log_tools::Verify),
     Repair(log_tools::Repair),
+    Bench(Box<bench::Bench>),
     Completions(completions::Completions),
     /// What the exit codes mean
     #[command(long_about = exit_codes::table())]
@@ -77,11 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = tree().get_matches_from(arguments);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let (_, matches) = matches.subcommand().expect("a command is required");
-    let code = match dispatch(cli, matches) {
-        Ok(code) => code,
-        Err(failure) => report(&failure),
-    };
-    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+    dispatch(cli, matches).unwrap_or_else(|failure| report(&failure))
 }
 
 /// The commands with their options, as the derived tree has them but for one thing: the options of a
@@ -90,10 +88,11 @@ fn tree() -> clap::Command {
     Cli::command().mut_subcommand("lease", |lease| lease.mut_args(|option| option.global(true)))
 }
 
-fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<i32, Failure> {
+fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let remote = cli.remote;
     let outcome: Outcome = match cli.command {
-        Command::Serve(command) => return Ok(serve::run(*command, matches)),
+        Command::Serve(command) => return Ok(exit_code(serve::run(*command, matches))),
+        Command::Bench(command) => return command.run(remote),
         Command::Lease(command) => command.run(remote),
         Command::Watch(command) => command.run(remote),
         Command::Status(command) => command.run(remote),
@@ -108,14 +107,18 @@ fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<i32, Failure> {
             Ok(())
         }
     };
-    outcome.map(|()| exit::OK)
+    outcome.map(|()| exit_code(exit::OK))
 }
 
-fn report(failure: &Failure) -> i32 {
+fn report(failure: &Failure) -> ExitCode {
     if !failure.text.is_empty() {
         eprintln!("tenure: {failure}");
     }
-    failure.code
+    exit_code(failure.code)
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 #[cfg(test)]

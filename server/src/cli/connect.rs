@@ -42,7 +42,9 @@ pub(crate) fn of_client(error: &Error) -> Failure {
             let reason = plain(reason);
             Failure::new(exit::UNREACHABLE, format!("cannot reach {reason}; {}", advice(&reason)))
         }
-        Error::TooLarge(_) => Failure::new(exit::REFUSED, error.to_string()),
+        Error::TooLarge(_) => {
+            Failure::new(exit::REFUSED, "an item or batch is larger than the server takes; nothing was sent")
+        }
         _ => Failure::new(exit::UNREACHABLE, plain(&error.to_string())),
     }
 }

@@ -74,15 +74,11 @@ impl Failure {
     pub(crate) fn file(path: &Path, error: &io::Error) -> Failure {
         Failure::new(exit::CONFIG, format!("cannot read {}: {error}", path.display()))
     }
-
-    /// Nobody reads what is printed any more, as in `tenure lease list | head`.
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        self.code == exit::SIGNAL_BASE + libc::SIGPIPE
-    }
 }
 
 impl From<io::Error> for Failure {
-    /// Standard output does not take what is printed. As for a program that SIGPIPE ends.
+    /// Standard output does not take what is printed. When nobody reads it any more, as in
+    /// `tenure lease list | head`, this ends as silently as a program that SIGPIPE ends.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::new(exit::SIGNAL_BASE + libc::SIGPIPE, ""),

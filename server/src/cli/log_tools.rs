@@ -5,7 +5,7 @@
 //! refuse a directory that a server has open; inspect looks on.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -88,6 +88,7 @@ impl Inspect {
             shard: self.shard,
             from: self.from,
         };
+        must_be_there(&self.dir)?;
         let mut screen = Screen::stdout(Form::Text);
         log::inspect(&self.dir, options, screen.writer()).map_err(|error| of_log(&error))?;
         Ok(screen.flush()?)
@@ -96,6 +97,7 @@ impl Inspect {
 
 impl Verify {
     pub(crate) fn run(&self) -> Outcome {
+        must_be_there(&self.dir)?;
         let report = log::verify(&self.dir).map_err(|error| of_log(&error))?;
         let mut screen = Screen::stdout(self.output);
         screen.say(|| &report, || verify_json(&report))?;
@@ -106,6 +108,7 @@ impl Verify {
 
 impl Repair {
     pub(crate) fn run(&self) -> Outcome {
+        must_be_there(&self.dir)?;
         let plan =
             log::plan_repair(&self.dir, self.shard, self.truncate_at).map_err(|error| of_log(&error))?;
         if !self.yes {
@@ -119,6 +122,11 @@ impl Repair {
         screen.text(report)?;
         Ok(screen.flush()?)
     }
+}
+
+/// A slip in the directory's name is not a lost manifest.
+fn must_be_there(dir: &Path) -> Outcome {
+    std::fs::read_dir(dir).map(|_| ()).map_err(|error| Failure::file(dir, &error))
 }
 
 /// Asks on the terminal. Without one there is nobody to agree.

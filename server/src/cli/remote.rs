@@ -66,6 +66,11 @@ impl Remote {
         self.output.unwrap_or_default()
     }
 
+    /// The endpoint, if the command line names one.
+    pub(crate) fn endpoint_named(&self) -> Option<String> {
+        self.endpoint.clone()
+    }
+
     /// The time for connecting and for each request.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(TIMEOUT_DEFAULT)

@@ -16,10 +16,10 @@ use tenure_protocol::Position;
 
 use super::connect::{self, Interrupt, of_client};
 use super::failure::{Failure, Outcome};
-use super::from::{From, Places, parse_from};
 use super::item::{item_json, show_items};
 use super::remote::Remote;
 use super::screen::Screen;
+use super::start_at::{Places, StartAt, parse_start_at};
 
 /// Print each lease as it ends, with cause, token and items
 #[derive(Debug, Args)]
@@ -35,8 +35,8 @@ pub(crate) struct Watch {
     #[command(flatten)]
     remote: Remote,
     /// Where to start: oldest, now, or SHARD:POSITION,..
-    #[arg(long, value_name = "PLACE", default_value = "now", value_parser = parse_from)]
-    from: From,
+    #[arg(long, value_name = "PLACE", default_value = "now", value_parser = parse_start_at)]
+    from: StartAt,
     /// Exit after this many ends
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -50,7 +50,7 @@ impl Watch {
     }
 }
 
-async fn watch(client: &Client, screen: &mut Screen, from: &From, limit: Option<u64>) -> Outcome {
+async fn watch(client: &Client, screen: &mut Screen, from: &StartAt, limit: Option<u64>) -> Outcome {
     let mut interrupt = Interrupt::take()?;
     let from = subscribe_from(from, client.shard_count())?;
     let mut events = client.subscribe(from).await.map_err(|error| of_client(&error))?;
@@ -79,11 +79,11 @@ async fn watch(client: &Client, screen: &mut Screen, from: &From, limit: Option<
     Ok(())
 }
 
-fn subscribe_from(from: &From, shard_count: u16) -> Result<SubscribeFrom, Failure> {
+fn subscribe_from(from: &StartAt, shard_count: u16) -> Result<SubscribeFrom, Failure> {
     Ok(match from {
-        From::Now => SubscribeFrom::Now,
-        From::Oldest => SubscribeFrom::Oldest,
-        From::Places(places) => {
+        StartAt::Now => SubscribeFrom::Now,
+        StartAt::Oldest => SubscribeFrom::Oldest,
+        StartAt::Places(places) => {
             if let Some(shard) = places.shard_max().filter(|shard| *shard >= shard_count) {
                 let text = format!(
                     "--from names shard {shard}, but the server has {shard_count} (0 to {})",
@@ -141,7 +141,7 @@ impl Lines<'_> {
             LeaseEventKind::Items { id, token, items, .. }
                 if held.is_some_and(|end| (end.lease.id, end.lease.token) == (id, token)) =>
             {
-                return self.end(shard, held.expect("just looked at"), Items::Known(&items), resume_at);
+                self.end(shard, held.expect("just looked at"), Items::Known(&items), resume_at)
             }
             kind => {
                 if let Some(end) = held {
@@ -189,7 +189,11 @@ impl Lines<'_> {
         self.screen.say(
             || Line { shard, position, what: cause, id, token, items },
             || {
-                let mut object = json!({
+                let items = match items {
+                    Items::Known(items) => items_json(items),
+                    Items::Follow => Value::Null,
+                };
+                json!({
                     "event": "ended",
                     "shard": shard,
                     "position": position.0,
@@ -197,13 +201,9 @@ impl Lines<'_> {
                     "id": id.to_string(),
                     "token": token.0,
                     "time_ms": end.time_ms,
+                    "items": items,
                     "resume": places.to_string(),
-                });
-                object["items"] = match items {
-                    Items::Known(items) => items_json(items),
-                    Items::Follow => Value::Null,
-                };
-                object
+                })
             },
         )?;
         Ok(())

@@ -42,8 +42,9 @@ fn wrong_command_lines_and_files_have_their_codes() {
         ("watch --from yesterday", 2, "write oldest, now, or SHARD:POSITION"),
         ("no-such-command", 2, "no-such-command"),
         ("--auth-token-file /no/such/file lease list", 78, "cannot read /no/such/file: "),
-        ("inspect /no/such/directory", 65, "/no/such/directory"),
-        ("verify /no/such/directory", 71, "/no/such/directory"),
+        ("inspect /no/such/directory", 78, "cannot read /no/such/directory: "),
+        ("verify /no/such/directory", 78, "cannot read /no/such/directory: "),
+        ("repair /no/such/directory --shard 0 --truncate-at 0", 78, "cannot read /no/such/directory: "),
     ] {
         let args: Vec<&str> = line.split(' ').collect();
         let run = run(&mut tenure(&args));

@@ -1,8 +1,7 @@
 //! Where `watch` starts: `oldest`, `now`, or a place per shard as printed by an earlier `watch`.
 //!
-//! A place is `SHARD:POSITION`, several are joined by commas: `0:40960,1:8192`. A shard that is not
-//! named starts at `now` only when none is named at all; a list that leaves shards out starts those
-//! at the oldest event still kept, so that resuming after a typing error repeats rather than loses.
+//! A place is `SHARD:POSITION`, several are joined by commas: `0:40960,1:8192`. Shards that a list
+//! leaves out start at the oldest event still kept: a slip of the pen repeats rather than loses.
 
 use std::fmt;
 
@@ -10,7 +9,7 @@ use tenure_protocol::Position;
 
 /// Where to start, per shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum From {
+pub(crate) enum StartAt {
     /// With the oldest event that the server still has.
     Oldest,
     /// With what ends from here on.
@@ -22,17 +21,6 @@ pub(crate) enum From {
 /// A position in each of some shards, ordered by shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Places(Vec<(u16, Position)>);
-
-impl From {
-    /// Where to start in one shard.
-    pub(crate) fn position(&self, shard: u16) -> Position {
-        match self {
-            From::Oldest => Position::OLDEST,
-            From::Now => Position::NOW,
-            From::Places(places) => places.position(shard).unwrap_or(Position::OLDEST),
-        }
-    }
-}
 
 impl Places {
     /// The place in one shard.
@@ -52,10 +40,6 @@ impl Places {
     pub(crate) fn shard_max(&self) -> Option<u16> {
         self.0.last().map(|(shard, _)| *shard)
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 impl fmt::Display for Places {
@@ -72,10 +56,10 @@ impl fmt::Display for Places {
 ///
 /// # Errors
 /// Neither a word nor a list of places, or a shard that is named twice.
-pub(crate) fn parse_from(text: &str) -> Result<From, String> {
+pub(crate) fn parse_start_at(text: &str) -> Result<StartAt, String> {
     match text {
-        "oldest" => return Ok(From::Oldest),
-        "now" => return Ok(From::Now),
+        "oldest" => return Ok(StartAt::Oldest),
+        "now" => return Ok(StartAt::Now),
         _ => {}
     }
     let refuse = || {
@@ -93,7 +77,7 @@ pub(crate) fn parse_from(text: &str) -> Result<From, String> {
         }
         places.set(shard, Position(position));
     }
-    Ok(From::Places(places))
+    Ok(StartAt::Places(places))
 }
 
 #[cfg(test)]
@@ -102,24 +86,27 @@ mod tests {
 
     #[test]
     fn reads_words_and_places_and_prints_places_as_read() {
-        assert_eq!(parse_from("oldest"), Ok(From::Oldest));
-        assert_eq!(parse_from("now"), Ok(From::Now));
-        let from = parse_from("1:8192,0:40960").unwrap();
-        assert_eq!((from.position(0), from.position(1)), (Position(40960), Position(8192)));
-        assert_eq!(from.position(2), Position::OLDEST);
-        let From::Places(mut places) = from else { panic!("places were given") };
+        assert_eq!(parse_start_at("oldest"), Ok(StartAt::Oldest));
+        assert_eq!(parse_start_at("now"), Ok(StartAt::Now));
+        let Ok(StartAt::Places(mut places)) = parse_start_at("1:8192,0:40960") else {
+            panic!("places were given")
+        };
+        assert_eq!(places.position(0), Some(Position(40960)));
+        assert_eq!(places.position(1), Some(Position(8192)));
+        assert_eq!(places.position(2), None);
+        assert_eq!(places.shard_max(), Some(1));
         assert_eq!(places.to_string(), "0:40960,1:8192");
         places.set(0, Position(40961));
         places.set(2, Position(7));
         assert_eq!(places.to_string(), "0:40961,1:8192,2:7");
-        assert_eq!(parse_from(&places.to_string()), Ok(From::Places(places)));
+        assert_eq!(parse_start_at(&places.to_string()), Ok(StartAt::Places(places)));
     }
 
     #[test]
     fn refuses_what_names_no_place() {
         for text in ["", "later", "0", "0:", ":1", "0:1,", "a:1", "0:x", "70000:1", "0:-1", "0:1:2"] {
-            assert!(parse_from(text).expect_err(text).contains("SHARD:POSITION"), "{text}");
+            assert!(parse_start_at(text).expect_err(text).contains("SHARD:POSITION"), "{text}");
         }
-        assert!(parse_from("0:1,0:2").unwrap_err().contains("twice"));
+        assert!(parse_start_at("0:1,0:2").unwrap_err().contains("twice"));
     }
 }
