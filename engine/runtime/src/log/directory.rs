@@ -93,12 +93,9 @@ impl DataDir {
     /// # Errors
     /// The manifest could not be written.
     pub fn begin_epoch(&mut self, tails: &[u64]) -> Result<u32, LogError> {
-        let mut manifest = self.listed().with_tails(tails);
-        manifest.epoch = manifest.epoch.checked_add(1).ok_or_else(|| LogError::Manifest {
-            path: self.path.join(super::manifest::MANIFEST_FILE),
-            reason: "started 2^32 times".to_owned(),
-        })?;
-        self.replace(manifest).map(|manifest| manifest.epoch)
+        let epoch = self.next_epoch()?;
+        self.replace(Manifest { epoch, ..self.listed().with_tails(tails) })?;
+        Ok(epoch)
     }
 
     /// Records where each shard's log ended at a clean stop, everything durable.
@@ -111,16 +108,18 @@ impl DataDir {
     }
 
     /// Makes empty folders for another set of shards, whose positions start above every recovered
-    /// tail. Nothing of the present log changes until [`adopt`](Self::adopt).
+    /// tail. Nothing of the present log changes until [`adopt`](Self::adopt). The plan is of the
+    /// next epoch, so that its folders can never be those of a log in force.
     ///
     /// # Errors
     /// Folders could not be made.
     pub fn plan_shards(&self, generation_bases: &[u64], tails: &[u64]) -> Result<Manifest, LogError> {
         let manifest = self.listed();
         let start = tails.iter().max().map_or(0, |tail| (tail + 1).next_multiple_of(SEGMENT_BYTES_UNIT));
-        let suffix = format!("-e{}", manifest.epoch);
-        let shards = self.new_shards(generation_bases, start, &suffix)?;
-        Ok(Manifest { log_id: rand::random(), shards, ..manifest.clone() })
+        let epoch = self.next_epoch()?;
+        self.remove_unlisted(manifest)?;
+        let shards = self.new_shards(generation_bases, start, &format!("-e{epoch}"))?;
+        Ok(Manifest { log_id: rand::random(), epoch, shards, ..manifest.clone() })
     }
 
     /// Switches to a planned set of shards, each of which has its snapshot, and removes the old one.
@@ -134,6 +133,13 @@ impl DataDir {
 
     fn listed(&self) -> &Manifest {
         self.manifest.as_ref().expect("the directory has been created")
+    }
+
+    fn next_epoch(&self) -> Result<u32, LogError> {
+        self.listed().epoch.checked_add(1).ok_or_else(|| LogError::Manifest {
+            path: self.path.join(super::manifest::MANIFEST_FILE),
+            reason: "started 2^32 times".to_owned(),
+        })
     }
 
     fn replace(&mut self, manifest: Manifest) -> Result<&Manifest, LogError> {
@@ -296,15 +302,20 @@ mod tests {
         // The first plan was never adopted: as if the process had died.
         let mut dir = DataDir::open(home.path()).unwrap();
         assert_eq!(dir.manifest(), Some(&before));
-        assert!(!home.path().join("shard-0002-e1").exists());
+        assert!(!home.path().join("shard-0002-e2").exists());
         let planned = dir.plan_shards(&[0, 1, 2], &[4096, 12_288]).unwrap();
         dir.adopt(planned).unwrap();
         let names: Vec<String> = shard_dirs(home.path()).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["shard-0000-e1", "shard-0001-e1", "shard-0002-e1"]);
+        assert_eq!(names, ["shard-0000-e2", "shard-0001-e2", "shard-0002-e2"]);
         let log = dir.shard_log(2);
         assert_eq!((log.start, log.floor), (1 << 20, 1 << 20), "above every old position");
         assert_ne!(log.log_id, before.log_id);
         assert!(home.path().join("shard-backup").exists(), "what is not ours stays");
+        // Re-sharded again before the first write: other folders, the present ones untouched.
+        std::fs::write(log.dir.join("a snapshot"), b"image").unwrap();
+        let again = dir.plan_shards(&[0], &[1 << 20; 3]).unwrap();
+        assert_eq!((again.shards[0].directory.as_str(), again.shards[0].start), ("shard-0000-e3", 2 << 20));
+        assert!(log.dir.join("a snapshot").exists());
     }
 
     /// File-system identity is per thread on Linux: this thread becomes nobody, whoever runs the test.

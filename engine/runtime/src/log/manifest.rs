@@ -108,6 +108,9 @@ impl Manifest {
             if name.components().count() != 1 || name.file_name() != Some(name.as_os_str()) {
                 return Err(format!("shard {index} has the directory {:?}", shard.directory));
             }
+            if self.shards[..index].iter().any(|other| other.directory == shard.directory) {
+                return Err(format!("two shards have the directory {:?}", shard.directory));
+            }
             let block = BLOCK_BYTES as u64;
             let aligned = shard.start.is_multiple_of(block) && shard.tail.is_multiple_of(block);
             if !aligned || shard.tail < shard.start || shard.tail > i64::MAX as u64 - HEADER_BYTES as u64 {
@@ -240,6 +243,7 @@ mod tests {
         for (from, to, names) in [
             ("shard-0001", "../elsewhere", "directory"),
             ("shard-0001", ".", "directory"),
+            ("shard-0001", "shard-0000", "directory"),
             ("tail = 4096", "tail = 4097", "shard 1"),
             ("tail = 4096", "tail = 4096\nsurprise = 1", "surprise"),
             ("tail = 4096", "tail = -4096", "tail"),
