@@ -86,7 +86,9 @@ mod backing {
                 // SAFETY: the range lies within the mapping made above. Advice may be refused without harm.
                 unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
             }
-            Region { base, len: 0, capacity, mapped, mapped_bytes, populated_bytes: 0 }
+            // Small pages are cheap to touch when they are needed.
+            let populated_bytes = if huge { 0 } else { bytes };
+            Region { base, len: 0, capacity, mapped, mapped_bytes, populated_bytes }
         }
 
         /// Elements that fit.

@@ -10,7 +10,7 @@
 //!          loc: wheel place 0–9 · parity 10 · flags 11–15
 //! ```
 //!
-//! Free slots wait in a first-in-first-out list through their deadline fields. A server-assigned id names slot and
+//! Free slots wait in a first-in-first-out list through their deadline fields, in eight lanes. A server-assigned id names slot and
 //! generation, and the generation moves on with each use: an old id can never hit a new lease. A slot whose
 //! generations are used up is retired, never wrapped. Invariants: **S8** bounded (slots), no id issued twice.
 
@@ -54,6 +54,9 @@ pub(crate) const HAS_ITEMS: u32 = 1 << 15;
 pub(crate) const SLOW: u32 = LONG | PENDING | PINNED;
 
 const NONE: u32 = u32::MAX;
+
+/// Lanes of the free list: at some 25 ns a grant, eight cover the latency of memory.
+const LANES: usize = 8;
 
 /// One lease, or one free slot.
 #[derive(Clone, Copy, Debug)]
@@ -104,9 +107,13 @@ pub(crate) struct Slab {
     entries: Region<Entry>,
     tokens: Region<u64>,
     chosen_ids: Region<u64>,
-    free_head: u32,
-    free_tail: u32,
+    /// One queue in several lanes, filled and emptied in turns: when a slot is taken from a lane, the next one there is
+    /// fetched, and needed only after all other lanes. A single list would wait for memory at each grant.
+    free_heads: [u32; LANES],
+    free_tails: [u32; LANES],
     free_count: u32,
+    take_lane: usize,
+    give_lane: usize,
     retired_count: u32,
     /// First generation of a slot never used since the shard was made or recovered.
     fresh_generation: u32,
@@ -124,9 +131,11 @@ impl Slab {
             entries: Region::reserve(capacity),
             tokens: Region::reserve(capacity),
             chosen_ids: Region::reserve(capacity),
-            free_head: NONE,
-            free_tail: NONE,
+            free_heads: [NONE; LANES],
+            free_tails: [NONE; LANES],
             free_count: 0,
+            take_lane: 0,
+            give_lane: 0,
             retired_count: 0,
             fresh_generation: 1,
             generation_limit,
@@ -229,21 +238,25 @@ impl Slab {
     /// A free slot, still marked free, and the generation to use; `None` when all are taken or retired.
     pub(crate) fn take(&mut self) -> Option<Slot> {
         let may_grow = self.len() < self.slot_count_max() && self.fresh_generation < self.generation_limit;
-        if (self.len() < self.slots_before_reuse as usize || self.free_head == NONE) && may_grow {
+        if (self.len() < self.slots_before_reuse as usize || self.free_count == 0) && may_grow {
             let slot = Slot(self.len() as u32);
             self.push_free();
             return Some(slot);
         }
-        let slot = Slot(self.free_head);
-        let entry = self.entries.get(slot.index())?;
-        self.free_head = entry.deadline;
-        if self.free_head == NONE {
-            self.free_tail = NONE;
-        } else {
-            // The list runs through memory at random: the next grant finds its lines here.
-            self.prefetch(self.free_head);
-            self.prefetch_token(self.free_head);
+        if self.free_count == 0 {
+            return None;
         }
+        let lane = self.take_lane;
+        let slot = Slot(self.free_heads[lane]);
+        let next = self.entries[slot.index()].deadline;
+        self.free_heads[lane] = next;
+        if next == NONE {
+            self.free_tails[lane] = NONE;
+        } else {
+            self.prefetch(next);
+            self.prefetch_token(next);
+        }
+        self.take_lane = (lane + 1) % LANES;
         self.free_count -= 1;
         Some(slot)
     }
@@ -262,12 +275,14 @@ impl Slab {
             self.retired_count += 1;
             return;
         }
-        if self.free_tail == NONE {
-            self.free_head = slot.0;
+        let lane = self.give_lane;
+        if self.free_tails[lane] == NONE {
+            self.free_heads[lane] = slot.0;
         } else {
-            self.entries[self.free_tail as usize].deadline = slot.0;
+            self.entries[self.free_tails[lane] as usize].deadline = slot.0;
         }
-        self.free_tail = slot.0;
+        self.free_tails[lane] = slot.0;
+        self.give_lane = (lane + 1) % LANES;
         self.free_count += 1;
     }
 
@@ -286,8 +301,9 @@ impl Slab {
     /// Recovery: all free slots go on at `fresh_generation`, above any that was ever issued, and are listed in order.
     pub(crate) fn rebuild_free_list(&mut self, fresh_generation: u32) {
         self.fresh_generation = fresh_generation.min(self.generation_limit);
-        self.free_head = NONE;
-        self.free_tail = NONE;
+        self.free_heads = [NONE; LANES];
+        self.free_tails = [NONE; LANES];
+        (self.take_lane, self.give_lane) = (0, 0);
         self.free_count = 0;
         self.retired_count = 0;
         for index in 0..self.len() {
@@ -321,23 +337,28 @@ impl Slab {
 
     /// Walks the free list. Panics when it and the entries disagree.
     pub(crate) fn check_free_list(&self) {
-        let (mut at, mut last, mut count) = (self.free_head, NONE, 0);
-        while at != NONE {
-            let entry = &self.entries[at as usize];
-            assert!(
-                !entry.is_live() && !entry.is_direct(),
-                "S7 wheel-agrees: slot {at} is listed free but live"
-            );
-            assert!(
-                entry.generation_number() < self.generation_limit,
-                "slot {at} is free beyond its generations"
-            );
-            count += 1;
-            assert!(count <= self.free_count, "S8 bounded: the free list is longer than its count");
-            (last, at) = (at, entry.deadline);
+        let mut count = 0;
+        for (&head, &tail) in self.free_heads.iter().zip(&self.free_tails) {
+            let (mut at, mut last) = (head, NONE);
+            while at != NONE {
+                let entry = &self.entries[at as usize];
+                assert!(
+                    !entry.is_live() && !entry.is_direct(),
+                    "S7 wheel-agrees: slot {at} is listed free but live"
+                );
+                assert!(
+                    entry.generation_number() < self.generation_limit,
+                    "slot {at} is free beyond its generations"
+                );
+                count += 1;
+                assert!(count <= self.free_count, "S8 bounded: the free list is longer than its count");
+                (last, at) = (at, entry.deadline);
+            }
+            assert_eq!(last, tail, "S8 bounded: the free list's tail");
         }
-        assert_eq!(last, self.free_tail, "S8 bounded: the free list's tail");
         assert_eq!(count, self.free_count, "S8 bounded: the free list's count");
+        let waiting = (self.give_lane + LANES - self.take_lane) % LANES;
+        assert_eq!(waiting, count as usize % LANES, "S8 bounded: the free list's lanes are out of step");
         let free = self.entries.iter().filter(|entry| !entry.is_live()).count();
         assert_eq!(
             free as u32,

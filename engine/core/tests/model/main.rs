@@ -104,7 +104,7 @@ fn play(config: &RigConfig, history: &[Op]) -> Result<Rig, TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(runs(400, 1))]
+    #![proptest_config(runs(3_000, 1))]
 
     /// S1–S9 through every verb: the rig names the one that fails.
     #[test]
@@ -114,7 +114,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(runs(40, 2))]
+    #![proptest_config(runs(150, 2))]
 
     /// S5: the same inputs give the same log bytes, the same dump.
     #[test]
@@ -126,7 +126,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(runs(12, 3))]
+    #![proptest_config(runs(30, 3))]
 
     /// Long histories: slots are reused, generations run out, references are compacted.
     #[test]
