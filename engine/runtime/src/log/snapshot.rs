@@ -30,9 +30,9 @@ const HEAD_BYTES: usize = 64;
 const BLOCK_HEAD_BYTES: usize = 16;
 const FOOTER_BYTES: usize = 32;
 const FOOTER_MARK: u32 = u32::MAX;
-/// Bytes gathered before they are written: large enough for the device's rate, small enough that a
-/// commit beside it waits little.
-const WRITE_BYTES: usize = 512 * 1024;
+/// Bytes gathered before they are written: a commit of the running log waits for at most one such
+/// write.
+const WRITE_BYTES: usize = 128 * 1024;
 /// Bytes taken over from the read window at a time.
 const TAKE_BYTES: usize = 1 << 20;
 
