@@ -37,7 +37,7 @@ mod watch;
 
 /// A lease engine: leases with deadlines, renewed by the million, expired on time.
 #[derive(Debug, Parser)]
-#[command(name = "tenure", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "tenure", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   tenure serve --data-dir /var/lib/tenure
   tenure lease grant 600
@@ -92,7 +92,7 @@ fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let remote = cli.remote;
     let outcome: Outcome = match cli.command {
         Command::Serve(command) => return Ok(exit_code(serve::run(*command, matches))),
-        Command::Bench(command) => return command.run(remote),
+        Command::Bench(command) => return command.run(&remote),
         Command::Lease(command) => command.run(remote),
         Command::Watch(command) => command.run(remote),
         Command::Status(command) => command.run(remote),

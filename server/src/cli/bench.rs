@@ -23,7 +23,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn run(self, outer: Remote) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self, outer: &Remote) -> Result<ExitCode, Failure> {
         let Bench { mut args } = self;
         // `tenure --endpoint a:1 bench` means what `tenure bench --endpoint a:1` means. The environment
         // is not asked: a bare `tenure bench` must never load a server by accident.

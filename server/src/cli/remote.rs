@@ -38,8 +38,8 @@ pub(crate) struct Remote {
     /// Server to talk to; several separated by commas are tried in turn [env: TENURE_ENDPOINT] [default: 127.0.0.1:7070]
     #[arg(long, value_name = "HOST:PORT,..")]
     endpoint: Option<String>,
-    /// Form of the output [default: text]
-    #[arg(short = 'w', long, value_enum, value_name = "FORM")]
+    /// Form of the output: text, or json with one object a line [default: text]
+    #[arg(short = 'w', long, value_enum, value_name = "FORM", hide_possible_values = true)]
     output: Option<Form>,
     /// Longest time for connecting and for each request [default: 5s]
     #[arg(long, value_name = "SPAN", value_parser = parse_timeout)]

@@ -17,11 +17,11 @@ use super::ttl::{parse_ttl_ms, show_ttl};
 Every lease gets at least the extension beside its remaining time, so that holders that could not reach a \
 primary meanwhile do not lose what they hold.")]
 pub(crate) struct Promote {
-    #[command(flatten)]
-    remote: Remote,
     /// Time added to what is left of every lease
     #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = parse_ttl_ms)]
     extend: u64,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Make the primary a standby: it answers reads and expires nothing

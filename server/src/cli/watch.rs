@@ -32,14 +32,14 @@ use super::start_at::{Places, StartAt, parse_start_at};
 SIGINT (Ctrl-C) and SIGTERM end it cleanly; where to go on is printed on standard error, and stands in \
 each JSON line as \"resume\". A lost connection is made again and nothing is missed.")]
 pub(crate) struct Watch {
-    #[command(flatten)]
-    remote: Remote,
     /// Where to start: oldest, now, or SHARD:POSITION,..
     #[arg(long, value_name = "PLACE", default_value = "now", value_parser = parse_start_at)]
     from: StartAt,
     /// Exit after this many ends
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 impl Watch {
