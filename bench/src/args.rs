@@ -84,7 +84,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Form of the report on standard output
-    #[arg(long, value_enum, default_value_t = Output::Text, value_name = "FORM")]
+    #[arg(short = 'w', long, value_enum, default_value_t = Output::Text, value_name = "FORM")]
     pub output: Output,
     /// Append the report to this file, as one line of JSON
     #[arg(long, value_name = "FILE")]

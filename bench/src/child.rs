@@ -227,13 +227,12 @@ mod tests {
         ServerSettings { exe, place: place.to_owned(), arguments: vec!["--shards=1".to_owned()] }
     }
 
-    const LISTEN: &str =
-        "echo INFO listening on 127.0.0.1:4321 >&2; echo \"$@\" > $5/../arguments 2>/dev/null || true";
+    const LISTEN: &str = "echo INFO listening on 127.0.0.1:4321 >&2";
 
     #[test]
     fn starts_finds_the_address_stops_and_removes_the_directory() {
         let place = tempfile::tempdir().unwrap();
-        let script = format!("{LISTEN}\ntrap 'exit 0' TERM\nwhile :; do sleep 0.01; done");
+        let script = format!("trap 'exit 0' TERM\n{LISTEN}\nwhile :; do sleep 0.01; done");
         let server = ServerChild::start(&settings(place.path(), &script)).unwrap();
         assert_eq!(server.address(), "127.0.0.1:4321".parse().unwrap());
         assert!(server.output().contains("INFO listening"));
@@ -247,7 +246,7 @@ mod tests {
     fn an_exit_code_other_than_0_is_an_error_that_quotes_the_server() {
         let place = tempfile::tempdir().unwrap();
         let script =
-            format!("{LISTEN}\ntrap 'echo disk on fire; exit 74' TERM\nwhile :; do sleep 0.01; done");
+            format!("trap 'echo disk on fire; exit 74' TERM\n{LISTEN}\nwhile :; do sleep 0.01; done");
         let server = ServerChild::start(&settings(place.path(), &script)).unwrap();
         let error = server.stop().unwrap_err().to_string();
         assert!(error.contains("code 74"), "{error}");
@@ -268,7 +267,7 @@ mod tests {
     #[test]
     fn a_dropped_child_is_gone() {
         let place = tempfile::tempdir().unwrap();
-        let script = format!("{LISTEN}\ntrap '' TERM\nwhile :; do sleep 0.01; done");
+        let script = format!("trap '' TERM\n{LISTEN}\nwhile :; do sleep 0.01; done");
         let server = ServerChild::start(&settings(place.path(), &script)).unwrap();
         let status = format!("/proc/{}", server.pid());
         assert!(Path::new(&status).exists());

@@ -92,7 +92,7 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
     let notice = &board.notices[*index];
     let began_ns = clock.now_ns();
     let until_ns = began_ns + crate::clock::ns(settings.span);
-    poller.take_idle_ns();
+    poller.restart();
     let mut running = Running {
         settings,
         stock,
@@ -139,7 +139,7 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
     }
     let mut tally = running.tally;
     tally.elapsed_ns = now_ns - began_ns;
-    tally.busy_ns = tally.elapsed_ns.saturating_sub(poller.take_idle_ns());
+    tally.busy_ns = poller.busy_ns();
     Ok(tally)
 }
 

@@ -109,7 +109,7 @@ impl Lane {
         settings: &LaneSettings,
         handshakes: &mut Vec<u64>,
     ) -> anyhow::Result<Lane> {
-        let poller = Poller::new(clock, settings.spins).context("cannot make an epoll instance")?;
+        let poller = Poller::new(settings.spins).context("cannot make an epoll instance")?;
         let mut lane = Lane {
             index,
             cpu: settings.cpu,

@@ -62,7 +62,7 @@ pub const EXIT_FAILED: u8 = 1;
 /// When nothing could be measured: arguments out of range, no server, or the report not written.
 #[expect(clippy::needless_pass_by_value, reason = "a caller has no use for them afterwards")]
 pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
-    let report = run::run(&args, server_exe)?;
+    let report = measure(&args, server_exe)?;
     match args.output {
         Output::Text => print!("{}", report.to_text()),
         Output::Json => println!("{}", report.to_json()?),
@@ -75,4 +75,13 @@ pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(EXIT_FAILED),
     })
+}
+
+/// Runs the phases and gives the report, also of a run that failed on its way; prints nothing on standard
+/// output.
+///
+/// # Errors
+/// When nothing could be measured: arguments out of range, no server.
+pub fn measure(args: &BenchArgs, server_exe: PathBuf) -> anyhow::Result<Report> {
+    run::run(args, server_exe)
 }

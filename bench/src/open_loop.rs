@@ -103,17 +103,25 @@ struct Running {
 pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow::Result<OpenTally> {
     let began_ns = lane.clock.now_ns();
     let until_ns = began_ns + ns(settings.span);
-    let grace_ns = ns(settings.grace);
-    lane.poller.take_idle_ns();
+    let patient_ns = until_ns + ns(settings.grace);
+    // What is behind when the time is up is still sent, for a while.
+    let over_ns = patient_ns + ns(SILENCE_MAX);
+    lane.poller.restart();
     let mut running = Running::new(settings, began_ns);
     let mut heard_ns = began_ns;
     loop {
         let now_ns = lane.clock.now_ns();
-        let over = board.should_stop() || now_ns >= until_ns + grace_ns;
-        let sends = !over && (now_ns < until_ns || !running.settings.ends.is_complete(board));
-        if sends {
-            running.send_due(lane, now_ns, now_ns < until_ns)?;
-        } else if running.in_flight == 0 {
+        let waits = now_ns < patient_ns && !running.settings.ends.is_complete(board);
+        let goes_on = now_ns < until_ns || waits;
+        let target = running.due(running.settings.per_second, if goes_on { now_ns } else { until_ns });
+        if board.should_stop() || now_ns >= over_ns {
+            running.after.failed("not sent in time", target.saturating_sub(running.issued));
+            running.issued = running.issued.max(target);
+        } else {
+            running.send_due(lane, target, now_ns, now_ns < until_ns)?;
+        }
+        let sends = running.issued < target || (goes_on && !board.should_stop());
+        if !sends && running.in_flight == 0 {
             break;
         }
         lane.wait(running.patience(now_ns))?;
@@ -137,7 +145,7 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
         board.events_complete.store(true, Ordering::Relaxed);
     }
     let ended_ns = lane.clock.now_ns();
-    Ok(running.finish(ended_ns, lane.poller.take_idle_ns()))
+    Ok(running.finish(ended_ns, lane.poller.busy_ns()))
 }
 
 impl Running {
@@ -164,8 +172,8 @@ impl Running {
         ((now_ns - self.began_ns) as f64 * per_second / 1e9) as u64
     }
 
-    fn send_due(&mut self, lane: &mut Lane, now_ns: u64, drips: bool) -> anyhow::Result<()> {
-        let late = self.due(self.settings.per_second, now_ns).saturating_sub(self.issued);
+    fn send_due(&mut self, lane: &mut Lane, target: u64, now_ns: u64, drips: bool) -> anyhow::Result<()> {
+        let late = target.saturating_sub(self.issued);
         if late > 0 {
             lane.poller.end_idle();
             self.renew(lane, late.min(OPEN_LOOP_WRITE_MAX as u64), now_ns)?;
@@ -289,11 +297,11 @@ impl Running {
         }
     }
 
-    fn finish(mut self, ended_ns: u64, idle_ns: u64) -> OpenTally {
+    fn finish(mut self, ended_ns: u64, busy_ns: u64) -> OpenTally {
         let split_ns = self.settings.split_ns.clamp(self.began_ns, ended_ns);
         self.before.elapsed_ns = split_ns - self.began_ns;
         self.after.elapsed_ns = ended_ns - split_ns;
-        self.before.busy_ns = (ended_ns - self.began_ns).saturating_sub(idle_ns);
+        self.before.busy_ns = busy_ns;
         OpenTally {
             before: self.before,
             after: self.after,

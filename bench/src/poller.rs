@@ -1,9 +1,10 @@
 //! Waits for sockets, and knows how much of its time it waited.
 //!
 //! With a CPU of its own a load thread polls instead of sleeping: the wake-up of a halted CPU costs
-//! tens of microseconds, and would be measured as the server's. Time between a poll that found nothing
-//! and the next one that found something is *idle*; the rest is what the load itself costs, and the
-//! report says it, so that a reader can tell whether the server or the load was the limit.
+//! tens of microseconds, and would be measured as the server's. CPU time between a poll that found
+//! nothing and the next one that found something is *idle*; the rest is what the load itself costs, and
+//! the report says it, so that a reader can tell whether the server or the load was the limit. It is CPU
+//! time of the thread, not time of day, so that other work on the machine does not enter.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,26 +13,26 @@ use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 
-use crate::clock::Clock;
 use crate::limits::EVENTS_MAX;
 
 pub(crate) struct Poller {
     epoll: OwnedFd,
-    clock: Clock,
     /// Poll without sleeping.
     spins: bool,
     idle_since_ns: Option<u64>,
     idle_ns: u64,
+    /// CPU time of the thread at the last [`Poller::restart`].
+    restarted_ns: u64,
 }
 
 impl Poller {
-    pub(crate) fn new(clock: Clock, spins: bool) -> io::Result<Poller> {
+    pub(crate) fn new(spins: bool) -> io::Result<Poller> {
         Ok(Poller {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            clock,
             spins,
             idle_since_ns: None,
             idle_ns: 0,
+            restarted_ns: 0,
         })
     }
 
@@ -48,9 +49,6 @@ impl Poller {
         ready.clear();
         let timeout = if self.spins { Duration::ZERO } else { timeout };
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-        if !self.spins && self.idle_since_ns.is_none() {
-            self.idle_since_ns = Some(self.clock.now_ns());
-        }
         let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
         match epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) {
             Ok((events, _)) => ready.extend(events.iter().map(|event| event.data.u64() as usize)),
@@ -59,7 +57,7 @@ impl Poller {
         }
         if ready.is_empty() {
             if self.idle_since_ns.is_none() {
-                self.idle_since_ns = Some(self.clock.now_ns());
+                self.idle_since_ns = Some(thread_cpu_ns());
             }
         } else {
             self.end_idle();
@@ -71,13 +69,66 @@ impl Poller {
     #[inline]
     pub(crate) fn end_idle(&mut self) {
         if let Some(since_ns) = self.idle_since_ns.take() {
-            self.idle_ns += self.clock.now_ns() - since_ns;
+            self.idle_ns += thread_cpu_ns() - since_ns;
         }
     }
 
-    /// Idle time since the last call.
-    pub(crate) fn take_idle_ns(&mut self) -> u64 {
+    /// Counts from now. To be called on the thread that will wait.
+    pub(crate) fn restart(&mut self) {
+        self.idle_since_ns = None;
+        self.idle_ns = 0;
+        self.restarted_ns = thread_cpu_ns();
+    }
+
+    /// CPU time since [`Poller::restart`] that was not idle.
+    pub(crate) fn busy_ns(&mut self) -> u64 {
         self.end_idle();
-        std::mem::take(&mut self.idle_ns)
+        (thread_cpu_ns() - self.restarted_ns).saturating_sub(self.idle_ns)
+    }
+}
+
+/// CPU time of this thread.
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_is_reported_once_for_each_time_that_something_happens() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let mut poller = Poller::new(false).unwrap();
+        poller.watch(&near, 7).unwrap();
+        let mut ready = Vec::new();
+        // Writable from the start.
+        poller.wait(Duration::from_secs(10), &mut ready).unwrap();
+        assert_eq!(ready, [7]);
+        poller.wait(Duration::ZERO, &mut ready).unwrap();
+        assert!(ready.is_empty());
+        far.write_all(b"x").unwrap();
+        poller.wait(Duration::from_secs(10), &mut ready).unwrap();
+        assert_eq!(ready, [7]);
+    }
+
+    #[test]
+    fn polling_in_vain_is_idle_and_work_is_busy() {
+        let mut poller = Poller::new(true).unwrap();
+        let mut ready = Vec::new();
+        poller.restart();
+        let began_ns = thread_cpu_ns();
+        while thread_cpu_ns() - began_ns < 20_000_000 {
+            poller.wait(Duration::ZERO, &mut ready).unwrap();
+        }
+        assert!(poller.busy_ns() < 10_000_000, "waiting counted as work");
+        poller.restart();
+        let began_ns = thread_cpu_ns();
+        while thread_cpu_ns() - began_ns < 20_000_000 {}
+        assert!(poller.busy_ns() >= 20_000_000);
     }
 }

@@ -69,9 +69,9 @@ pub struct Row {
     pub server_cpu_ns: Option<f64>,
     /// CPUs that the server kept busy.
     pub server_cpus: Option<f64>,
-    /// Time that the load side was busy per operation, ns.
+    /// CPU time of the load side per operation, without waiting, ns.
     pub load_ns: Option<f64>,
-    /// Share of the time that the load threads were busy, 0 to 1.
+    /// Share of its CPUs that the load side needed, 0 to 1.
     pub load_busy: Option<f64>,
     /// How late the load side itself sent (open loop).
     pub send_lag: Option<Quantiles>,
@@ -103,11 +103,11 @@ pub struct LatenessRow {
 /// Memory of the server.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryRow {
-    /// Resident before any lease, bytes.
+    /// Resident before the leases that are counted, but after a few first ones, bytes.
     pub empty_bytes: u64,
-    /// Resident with `leases`.
+    /// Resident with `leases` more.
     pub filled_bytes: u64,
-    /// The leases of the fill.
+    /// The leases that are counted.
     pub leases: u64,
     /// The growth divided by them.
     pub per_lease_bytes: f64,

@@ -17,7 +17,7 @@ pub(crate) struct Tally {
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     /// From the first sending to the last reply.
     pub(crate) elapsed_ns: u64,
-    /// Of these, time that the load thread had something to do.
+    /// CPU time that the load thread used while it had something to do.
     pub(crate) busy_ns: u64,
 }
 

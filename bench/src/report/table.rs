@@ -144,7 +144,7 @@ fn errors(phase: &str, errors: &BTreeMap<String, u64>, line: &mut impl FnMut(Str
 
 fn memory_line(memory: &MemoryRow) -> String {
     format!(
-        "memory: {:.1} B a lease (resident {} empty, {} with {} leases{})",
+        "memory: {:.1} B a lease (resident {} with the first few, {} with {} more{})",
         memory.per_lease_bytes,
         human::bytes(memory.empty_bytes as f64),
         human::bytes(memory.filled_bytes as f64),

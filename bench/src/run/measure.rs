@@ -72,10 +72,7 @@ impl Run {
                 .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a load thread panicked"))))
                 .collect()
         });
-        let usage = Usage {
-            cpu: self.server_cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before)),
-            wall: began.elapsed(),
-        };
+        let usage = Usage { cpu: used(cpu_before, self.server_cpu()), wall: began.elapsed() };
         self.lanes = lanes;
         if let Some(status) = died {
             let output = self.server.as_ref().map(super::ServerChild::output).unwrap_or_default();
@@ -105,10 +102,16 @@ impl Run {
 
     /// Adds what the server used since `cpu_before` to a row.
     pub(super) fn charge(&mut self, row: &mut Row, cpu_before: Option<Duration>) {
-        let used = self.server_cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        let used = used(cpu_before, self.server_cpu());
         row.server_cpu_ns = per_operation(used, row.operations);
         row.server_cpus = used.map(|used| used.as_secs_f64() / row.elapsed_s);
     }
+}
+
+/// CPU time between two readings; `None` when it is too little for the kernel's ticks to tell.
+fn used(before: Option<Duration>, after: Option<Duration>) -> Option<Duration> {
+    let used = after?.saturating_sub(before?);
+    (used >= Duration::from_millis(50)).then_some(used)
 }
 
 /// The row of a phase.

@@ -18,6 +18,8 @@ use crate::open_loop::{self, OpenLoop};
 use crate::report::MemoryRow;
 use crate::tally::Tally;
 
+/// Leases of the fill that are not measured.
+const FIRST_LEASES: u64 = 4 * FILL_BATCH as u64;
 /// Longest time for a phase that is bounded by its count.
 pub(super) const COUNTED: Duration = DURATION_MAX;
 
@@ -45,27 +47,34 @@ impl Run {
     }
 
     fn fill(&mut self) -> anyhow::Result<()> {
-        let empty = self.watched.and_then(|watched| watched.memory());
         let ttl = Ttl::Ms(self.plan.ttl_ms);
         let operation = Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Leases };
         let plan = self.plan.clone();
         let bulk = self.bulk(operation, 0);
-        let (tally, usage) = self.closed_loop("fill", |lane, _| ClosedLoop {
-            operations_max: plan.share(plan.leases, lane),
+        // The first ones make the server's buffers, whose size does not depend on the number of leases.
+        let first = if plan.leases >= 4 * FIRST_LEASES { FIRST_LEASES } else { 0 };
+        let (warm_up, _) = self
+            .closed_loop("fill", |lane, _| ClosedLoop { operations_max: plan.share(first, lane), ..bulk })?;
+        let empty = self.watched.and_then(|watched| watched.memory());
+        let (mut tally, usage) = self.closed_loop("fill", |lane, _| ClosedLoop {
+            operations_max: plan.share(plan.leases - first, lane),
             ..bulk
         })?;
         let granted = tally.operations;
+        warm_up.refusals.iter().for_each(|(what, count)| tally.failed(what, *count));
         let load = format!("{} leases, {FILL_BATCH} a frame", human::count(plan.leases as f64));
         let row = row("fill", load, plan.load_threads, tally, Some(usage));
         self.show(row);
         let filled = self.watched.and_then(|watched| watched.memory());
-        if let Some((empty, filled)) = empty.zip(filled) {
+        if let Some((empty, filled)) = empty.zip(filled)
+            && granted > 0
+        {
             let growth = filled.resident_bytes.saturating_sub(empty.resident_bytes);
             self.report.memory = Some(MemoryRow {
                 empty_bytes: empty.resident_bytes,
                 filled_bytes: filled.resident_bytes,
                 leases: granted,
-                per_lease_bytes: growth as f64 / granted.max(1) as f64,
+                per_lease_bytes: growth as f64 / granted as f64,
                 peak_bytes: None,
             });
         }

@@ -1,0 +1,124 @@
+//! Whole runs against a server that keeps the contract, and against servers that break it: the first
+//! must come out clean, each of the others must not.
+//!
+//! Nothing here depends on how fast the machine is; every phase is kept as short as it may be.
+
+#[path = "support/fake_server.rs"]
+mod fake_server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fake_server::{Fault, SHARDS};
+use tenure_bench::{BenchArgs, CpuChoice, Phase, Report};
+
+fn bench(fault: Fault, phases: &[Phase]) -> Report {
+    let args = BenchArgs {
+        endpoint: Some(fake_server::start(fault).to_string()),
+        phases: phases.to_vec(),
+        quick: true,
+        leases: Some(3_000),
+        connections: Some(4 * SHARDS as usize),
+        load_threads: Some(2),
+        depth: Some(8),
+        duration: Some(Duration::from_millis(200)),
+        rate: Some(2_000.0),
+        foreground_rate: Some(1_000.0),
+        expire_leases: Some(5_000),
+        pin_load: Some(CpuChoice::None),
+        no_progress: true,
+        ..BenchArgs::default()
+    };
+    tenure_bench::measure(&args, PathBuf::new()).unwrap()
+}
+
+/// Every error of the rows, as text.
+fn errors(report: &Report) -> String {
+    let rows = report.rows.iter().map(|row| &row.errors).chain(report.lateness.iter().map(|row| &row.errors));
+    let mut text: Vec<String> = rows.flat_map(|errors| errors.keys().cloned()).collect();
+    text.extend(report.failures.iter().cloned());
+    text.join("; ")
+}
+
+#[test]
+fn a_server_that_keeps_the_contract_comes_out_clean() {
+    let report = bench(Fault::None, &[]);
+    assert!(report.is_clean(), "{}", report.to_text());
+    let phases: Vec<&str> = report.rows.iter().map(|row| row.phase.as_str()).collect();
+    assert_eq!(
+        phases,
+        [
+            "connect",
+            "fill",
+            "renew",
+            "renew1",
+            "renew-batch",
+            "grant",
+            "grant1",
+            "open",
+            "lateness: loaded",
+            "storm: fill",
+            "storm: before",
+            "storm: during",
+            "revoke"
+        ]
+    );
+    let row = |phase: &str| report.rows.iter().find(|row| row.phase == phase).unwrap();
+    assert_eq!(row("fill").operations, 3_000);
+    assert_eq!(row("storm: fill").operations, 5_000);
+    assert_eq!(row("revoke").operations, 3_000 + row("grant").operations + row("grant1").operations);
+    assert!(
+        row("renew-batch").operations > row("renew-batch").latency.unwrap().count,
+        "batches are counted by lease"
+    );
+    // An open loop sends what it promised, whatever the server does: 2,000/s for 0.2 s.
+    assert_eq!(row("open").operations, 400);
+    let storm = report.lateness.iter().find(|row| row.phase == "storm").unwrap();
+    assert_eq!((storm.ended, storm.lateness.unwrap().count), (5_000, 5_000));
+    let idle = report.lateness.iter().find(|row| row.phase == "lateness: idle").unwrap();
+    assert!(idle.ended > 100 && idle.errors.is_empty(), "{idle:?}");
+}
+
+#[test]
+fn a_refused_renewal_spoils_the_run() {
+    for phase in [Phase::Renew, Phase::RenewBatch, Phase::Open] {
+        let report = bench(Fault::ForgetsLeases, &[phase]);
+        assert!(
+            !report.is_clean() && errors(&report).contains("NotFound"),
+            "{phase:?}: {}",
+            report.to_text()
+        );
+    }
+}
+
+#[test]
+fn s2_an_early_end_spoils_the_run() {
+    for phase in [Phase::Storm, Phase::Lateness] {
+        let report = bench(Fault::EndsEarly, &[phase]);
+        assert!(!report.is_clean() && errors(&report).contains("early (S2)"), "{}", report.to_text());
+    }
+}
+
+#[test]
+fn s9_a_lease_that_ends_twice_or_is_not_the_one_granted_spoils_the_run() {
+    for (fault, error) in [(Fault::EndsTwice, "more than once"), (Fault::EndsAnother, "not the ones granted")]
+    {
+        let report = bench(fault, &[Phase::Storm]);
+        assert!(!report.is_clean() && errors(&report).contains(error), "{fault:?}: {}", report.to_text());
+    }
+}
+
+#[test]
+fn s9_a_lease_that_never_ends_spoils_the_run() {
+    let report = bench(Fault::LosesEnds, &[Phase::Lateness]);
+    assert!(!report.is_clean() && errors(&report).contains("never ended"), "{}", report.to_text());
+}
+
+#[test]
+fn a_connection_that_closes_fails_the_phase_and_leaves_a_report() {
+    let report = bench(Fault::HangsUp, &[Phase::Fill, Phase::Renew, Phase::Revoke]);
+    assert!(!report.is_clean());
+    assert!(errors(&report).contains("renew: the server closed a connection"), "{}", report.to_text());
+    let phases: Vec<&str> = report.rows.iter().map(|row| row.phase.as_str()).collect();
+    assert_eq!(phases, ["connect", "fill"], "what was measured before is still there");
+}
