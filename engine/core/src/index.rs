@@ -29,6 +29,7 @@ const CELLS_MIN: usize = 8;
 pub(crate) struct Index {
     tables: Vec<Table>,
     len: usize,
+    cell_count: usize,
 }
 
 /// Where an id is in the index if it is there: its table, and what its cell has above the slot.
@@ -133,7 +134,7 @@ impl Table {
 
 impl Index {
     pub(crate) fn new() -> Index {
-        Index { tables: (0..TABLES).map(|_| Table::default()).collect(), len: 0 }
+        Index { tables: (0..TABLES).map(|_| Table::default()).collect(), len: 0, cell_count: 0 }
     }
 
     #[inline(always)]
@@ -174,7 +175,10 @@ impl Index {
     /// Adds an id that is not in the index and stands at `slot` in `ids`.
     pub(crate) fn insert(&mut self, slot: Slot, ids: &[u64], hash: &SeededHash) {
         let key = Key::new(ids[slot.index()], hash);
-        self.tables[usize::from(key.table)].insert(key.mark | u64::from(slot.0));
+        let table = &mut self.tables[usize::from(key.table)];
+        let before = table.cells.len();
+        table.insert(key.mark | u64::from(slot.0));
+        self.cell_count += table.cells.len() - before;
         self.len += 1;
     }
 
@@ -196,7 +200,7 @@ impl Index {
     }
 
     pub(crate) fn used_bytes(&self) -> usize {
-        self.tables.iter().map(|table| table.cells.len() * 8).sum()
+        self.cell_count * 8
     }
 }
 

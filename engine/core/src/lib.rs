@@ -24,6 +24,20 @@
 //! assert_eq!(shard.expire(Time(161), 1000, &mut log).ended, 1);
 //! ```
 
+//!
+//! # Where things are
+//!
+//! | file | what | invariants, and what checks them |
+//! | --- | --- | --- |
+//! | `shard.rs`, `shard/` | the verbs, by what they do | all: tests/model (random histories against an ordered map) |
+//! | `table.rs`, `slab.rs`, `index.rs`, `id_rule.rs` | id → slot → 16-byte entry | S1, S8, no id twice: tests/edges, tests/reshard |
+//! | `wheel.rs`, `wheel/` | when: hierarchical wheel of chunked references | S7, L1: wheel/tests, tests/edges |
+//! | `ledger.rs` | what an answer has to wait for | S3: tests/edges, tests/model |
+//! | `items.rs`, `grant_memory.rs` | items; identified grants | S9: tests/edges; S4: tests/model |
+//! | `record.rs`, `record/`, `image.rs` | bytes of log records and snapshots | S4: tests/format (vectors, every bit flip), tests/fuzzy |
+//! | `region.rs` | memory that never moves | the only unsafe code, with its safe twin |
+//! | `limits.rs` | every bound | S8 |
+
 pub mod limits;
 
 mod config;
