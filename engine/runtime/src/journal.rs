@@ -33,10 +33,11 @@ pub(crate) struct DiskJournal {
     durability: Durability,
     /// Where the log is told to end, for a clean stop.
     end: Arc<AtomicU64>,
-    synced_through: u64,
     synced_at: Instant,
     syncing: bool,
     sync_wanted: bool,
+    /// The engine is stopping: nothing may stay unsynced.
+    flushing: bool,
     commits: u64,
     commit_bytes: u64,
 }
@@ -57,10 +58,10 @@ impl Journal {
             keeper,
             durability,
             end,
-            synced_through: 0,
             synced_at: Instant::now(),
             syncing: false,
             sync_wanted: false,
+            flushing: false,
             commits: 0,
             commit_bytes: 0,
         }))
@@ -155,10 +156,8 @@ impl Journal {
 
     /// Brings everything to disk before the engine stops.
     pub(crate) fn flush(&mut self) {
-        if let Journal::Disk(disk) = self
-            && disk.durability != Durability::Always
-        {
-            disk.sync_wanted = true;
+        if let Journal::Disk(disk) = self {
+            disk.flushing = true;
         }
     }
 
@@ -194,7 +193,7 @@ impl Journal {
     pub(crate) fn is_idle(&self) -> bool {
         match self {
             Journal::Memory { .. } => true,
-            Journal::Disk(disk) => disk.writer.is_idle() && !disk.syncing && !disk.sync_wanted,
+            Journal::Disk(disk) => disk.writer.is_idle() && !(disk.flushing && disk.is_unsynced()),
         }
     }
 
@@ -242,7 +241,6 @@ impl DiskJournal {
                 KeeperEvent::SegmentRefused(_) => self.writer.segment_refused(),
                 KeeperEvent::Synced(through) => {
                     self.writer.synced(through);
-                    self.synced_through = through;
                     self.syncing = false;
                     self.synced_at = Instant::now();
                 }
@@ -253,9 +251,14 @@ impl DiskJournal {
         Ok(())
     }
 
+    /// Whether something is written that a crash of the machine could undo.
+    fn is_unsynced(&self) -> bool {
+        self.writer.acknowledged() > self.writer.durable()
+    }
+
     fn mind_syncs(&mut self) {
         let due = self.next_sync() == Some(Duration::ZERO);
-        if self.syncing || !(due || self.sync_wanted && self.writer.is_idle()) {
+        if self.syncing || !self.is_unsynced() || !(due || self.sync_wanted || self.flushing) {
             return;
         }
         self.sync_wanted = false;
@@ -268,20 +271,16 @@ impl DiskJournal {
 
     fn next_sync(&self) -> Option<Duration> {
         match self.durability {
-            Durability::Interval(interval) if !self.syncing => {
-                let unsynced = self.writer.written_end() > self.synced_through;
-                unsynced.then(|| interval.saturating_sub(self.synced_at.elapsed()))
+            Durability::Interval(interval) if !self.syncing && self.is_unsynced() => {
+                Some(interval.saturating_sub(self.synced_at.elapsed()))
             }
             _ => None,
         }
     }
 
     fn is_on_disk(&mut self, position: Position) -> bool {
-        if self.durability == Durability::Always {
-            return position <= self.writer.acknowledged();
-        }
-        let on_disk = position.0 <= self.synced_through;
-        self.sync_wanted |= !on_disk;
+        let on_disk = position <= self.writer.durable();
+        self.sync_wanted |= !on_disk && self.durability != Durability::Always;
         on_disk
     }
 }

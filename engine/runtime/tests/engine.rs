@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use tenure::{
-    Cause, Clock, Config, Driver, Engine, Error, Event, From, Grant, GrantKey, GrantOptions, Handle, LeaseId,
-    ManualClock, Refusal, Renewals,
+    Cause, Clock, Config, Driver, Durability, Engine, Error, Event, From, Grant, GrantKey, GrantOptions,
+    Handle, LeaseId, ManualClock, Refusal, Renewals,
 };
 
 const DRIVERS: [Driver; 2] = [Driver::Ring, Driver::Glommio];
@@ -30,9 +30,9 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn refused<T>(result: Result<T, Error>) -> Option<Refusal> {
+fn refused<T>(result: &Result<T, Error>) -> Option<Refusal> {
     match result {
-        Err(Error::Refused(refusal)) => Some(refusal),
+        Err(Error::Refused(refusal)) => Some(*refusal),
         _ => None,
     }
 }
@@ -83,21 +83,24 @@ fn a_lease_lives_while_renewed_and_ends_once() {
         let kept = handle.grant(secs(10)).wait().unwrap();
         let left = handle.grant(secs(10)).wait().unwrap();
         let revoked = handle.grant(secs(10)).wait().unwrap();
-        assert_eq!((kept.ttl_ms, kept.remaining_ms, kept.raised, kept.repeated), (10_000, 10_000, false, false));
+        assert_eq!(
+            (kept.ttl_ms, kept.remaining_ms, kept.raised, kept.repeated),
+            (10_000, 10_000, false, false)
+        );
         handle.revoke(revoked.id).wait().unwrap();
         for _ in 0..5 {
             engine.advance(secs(3));
             handle.renew(kept.id).wait().unwrap();
         }
-        assert_eq!(refused(handle.renew(left.id).wait()), Some(Refusal::NotFound));
-        assert_eq!(refused(handle.time_to_live(left.id).wait()), Some(Refusal::NotFound));
+        assert_eq!(refused(&handle.renew(left.id).wait()), Some(Refusal::NotFound));
+        assert_eq!(refused(&handle.time_to_live(left.id).wait()), Some(Refusal::NotFound));
         assert_eq!(handle.time_to_live(kept.id).wait().unwrap().remaining_ms, 10_000);
         let expected = BTreeSet::from([(left.id, Cause::Expired), (revoked.id, Cause::Revoked)]);
         assert_eq!(ended(&all_events(&handle)), expected, "{driver:?}");
         engine.advance(Duration::from_millis(10_000));
         assert!(handle.time_to_live(kept.id).wait().is_ok(), "S2 never-early");
         engine.advance(Duration::from_millis(1));
-        assert_eq!(refused(handle.time_to_live(kept.id).wait()), Some(Refusal::NotFound));
+        assert_eq!(refused(&handle.time_to_live(kept.id).wait()), Some(Refusal::NotFound));
     }
 }
 
@@ -173,7 +176,10 @@ fn logged_renewals_keep_deadlines_exact_across_a_restart() {
     engine.stop();
     let engine = Engine::open(&config).unwrap();
     let remaining = engine.handle().time_to_live(lease.id).wait().unwrap().remaining_ms;
-    assert!((80_000..=80_300).contains(&remaining), "80 s and at most the clock's logging interval: {remaining}");
+    assert!(
+        (80_000..=80_300).contains(&remaining),
+        "80 s and at most the clock's logging interval: {remaining}"
+    );
 }
 
 #[test]
@@ -196,11 +202,8 @@ fn an_identified_grant_is_made_once_even_across_a_restart() {
 fn snapshots_shorten_the_log_and_events_resume_across_them() {
     for driver in DRIVERS {
         let home = tempfile::tempdir().unwrap();
-        let config = Config {
-            snapshot_log_bytes: 1 << 20,
-            retain_bytes: 64 << 20,
-            ..durable(home.path(), driver, 1)
-        };
+        let config =
+            Config { snapshot_log_bytes: 1 << 20, retain_bytes: 64 << 20, ..durable(home.path(), driver, 1) };
         let engine = Engine::open(&config).unwrap();
         let handle = engine.handle();
         let mut live = Vec::new();
@@ -245,7 +248,11 @@ fn another_shard_count_moves_every_lease() {
         let handle = engine.handle();
         assert_eq!(handle.shard_count(), shard_count);
         for (id, token) in &known {
-            assert_eq!(handle.time_to_live(*id).wait().unwrap().token.0, *token, "{id} with {shard_count} shards");
+            assert_eq!(
+                handle.time_to_live(*id).wait().unwrap().token.0,
+                *token,
+                "{id} with {shard_count} shards"
+            );
             assert_eq!(handle.lease_of(format!("of {id}")).wait().unwrap()[0].0, *id);
         }
         for _ in 0..100 {
@@ -273,14 +280,14 @@ fn a_standby_neither_expires_nor_writes_until_promoted() {
     let lease = handle.grant(secs(10)).wait().unwrap();
     handle.demote().wait().unwrap();
     engine.advance(secs(100));
-    assert_eq!(refused(handle.renew(lease.id).wait()), Some(Refusal::NotPrimary));
-    assert_eq!(refused(handle.grant(secs(10)).wait()), Some(Refusal::NotPrimary));
+    assert_eq!(refused(&handle.renew(lease.id).wait()), Some(Refusal::NotPrimary));
+    assert_eq!(refused(&handle.grant(secs(10)).wait()), Some(Refusal::NotPrimary));
     assert_eq!(handle.time_to_live(lease.id).wait().unwrap().remaining_ms, 0);
     handle.promote(secs(7)).wait().unwrap();
     engine.advance(secs(6));
     assert!(handle.time_to_live(lease.id).wait().is_ok(), "at least the extension");
     engine.advance(secs(11));
-    assert_eq!(refused(handle.time_to_live(lease.id).wait()), Some(Refusal::NotFound));
+    assert_eq!(refused(&handle.time_to_live(lease.id).wait()), Some(Refusal::NotFound));
 }
 
 #[test]
@@ -339,4 +346,27 @@ fn a_big_lease_dies_at_once_and_its_items_leave_in_order() {
     check(&handle);
     engine.stop();
     check(&Engine::open(&config).unwrap().handle());
+}
+
+#[test]
+fn weaker_durabilities_answer_at_once_and_lose_nothing_at_a_stop() {
+    for durability in [Durability::Interval(Duration::from_millis(5)), Durability::None] {
+        let home = tempfile::tempdir().unwrap();
+        let config =
+            Config { durability, snapshot_log_bytes: 1 << 20, ..durable(home.path(), Driver::Ring, 1) };
+        let engine = Engine::open(&config).unwrap();
+        let handle = engine.handle();
+        for _ in 0..30 {
+            let grants = vec![Grant { id: None, ttl_ms: 3_600_000, key: None }; 2_000];
+            handle.grant_batch(&grants).wait().unwrap();
+        }
+        // A snapshot waits for the log to be on disk, which here takes a sync of its own.
+        while handle.stats().wait().unwrap()[0].snapshots == 0 {
+            handle.grant(secs(3_600)).wait().unwrap();
+        }
+        let dump = handle.dump().wait().unwrap();
+        engine.stop();
+        let engine = Engine::open(&config).unwrap();
+        assert_eq!(engine.handle().dump().wait().unwrap(), dump, "S4 replay-equal, {durability:?}");
+    }
 }
