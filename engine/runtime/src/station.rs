@@ -430,14 +430,14 @@ impl Station {
     }
 
     fn next_clock_record(&self) -> Option<Time> {
-        let wanted = self.journal.is_disk() && self.shard.stats().lease_count > 0 && !self.journal.is_full();
+        let wanted = self.journal.is_disk() && self.shard.lease_count() > 0 && !self.journal.is_full();
         wanted.then(|| Time(self.records.time().0 + limits::CLOCK_RECORD_INTERVAL_MS))
     }
 
     /// Moves a snapshot along, or starts one when enough log has gathered. It starts at a batch
     /// boundary, so that replay begins with a whole batch.
     fn snapshot(&mut self) {
-        if self.snapshotting.is_due(self.records.tail(), || self.shard.stats().lease_count) {
+        if self.snapshotting.is_due(self.records.tail(), || self.shard.lease_count()) {
             if self.record_bytes() > 0 {
                 self.seal();
             }
