@@ -6,7 +6,7 @@ use tenure_protocol::opcode::request;
 use tenure_protocol::{Hello, LeaseId, Refusal, Request, RequestId, Response, encode};
 use tenure_server::Server;
 
-use crate::peer::{DRIVERS, Peer, config, start};
+use crate::peer::{Came, DRIVERS, Peer, config, start};
 
 fn hello() -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -147,7 +147,7 @@ fn an_idle_connection_is_closed_and_a_busy_or_subscribed_one_is_not() {
         subscribed.ask(Request::Subscribe { shard: 0, from: tenure_protocol::Position::NOW });
         let mut idle = Peer::greet(server.addresses()[0]);
         let came = idle.drain();
-        assert_eq!(came.last().and_then(|came| came.refusal()), Some(Refusal::IdleTimeout));
+        assert_eq!(came.last().and_then(Came::refusal), Some(Refusal::IdleTimeout));
         subscribed.assert_alive();
         server.stop();
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tenure_protocol::{Hello, LeaseId, Refusal, Request, RequestId, Response, encode};
 use tenure_server::Server;
 
-use crate::peer::{DRIVERS, Peer, config, eventually, start};
+use crate::peer::{Came, DRIVERS, Peer, config, eventually, start};
 
 #[test]
 fn ten_thousand_connections_leave_nothing_behind() {
@@ -85,7 +85,7 @@ fn one_connection_too_many_is_told_so() {
         let mut peers: Vec<Peer> = (0..3).map(|_| Peer::greet(address)).collect();
         let mut fourth = Peer::connect(address);
         let came = fourth.drain();
-        assert_eq!(came.first().and_then(|came| came.refusal()), Some(Refusal::TooManyConnections));
+        assert_eq!(came.first().and_then(Came::refusal), Some(Refusal::TooManyConnections));
         peers.pop();
         eventually("a place is free", || server.connection_count() == 2);
         Peer::greet(address).assert_alive();
@@ -138,7 +138,7 @@ fn stopping_answers_what_is_in_flight_and_says_goodbye() {
         let mut bystander = Peer::greet(address);
         let stopping = std::thread::spawn(move || server.stop());
         let goodbye = peer.drain();
-        assert_eq!(goodbye.last().and_then(|came| came.refusal()), Some(Refusal::ShuttingDown));
+        assert_eq!(goodbye.last().and_then(Came::refusal), Some(Refusal::ShuttingDown));
         assert_eq!(bystander.drain().len(), 1);
         stopping.join().unwrap();
         assert!(TcpStream::connect(address).is_err(), "nobody listens any more");

@@ -2,7 +2,10 @@
 
 use tenure_protocol::{Cause, Event, Position, Refusal, Request, Response};
 
-use crate::peer::{Came, DRIVERS, Peer, start};
+use tenure_protocol::{GrantEntry, LeaseId, RequestId, encode};
+use tenure_server::Server;
+
+use crate::peer::{Came, DRIVERS, Peer, config, start};
 
 /// Ends seen in a frame: (id, position, expired, items follow).
 fn ends(came: &Came) -> Vec<(u64, u64, bool, bool)> {
@@ -114,6 +117,70 @@ fn a_subscription_ends_when_asked_to() {
         peer.assert_alive();
         let beyond = Request::Subscribe { shard: 0, from: Position(1 << 60) };
         assert_eq!(peer.ask(beyond).refusal(), Some(Refusal::PositionTooOld), "a position of another log");
+        server.stop();
+    }
+}
+
+/// Grants `count` leases with this TTL in one batch.
+fn grant_many(peer: &mut Peer, count: usize, ttl_ms: u64) {
+    let mut bytes = Vec::new();
+    let entries = vec![GrantEntry { ttl_ms, id: LeaseId::NONE }; count];
+    encode::grant_batch(&mut bytes, RequestId(u32::MAX), 0, entries.into_iter());
+    peer.send_bytes(&bytes);
+    assert!(matches!(peer.receive().unwrap().response(), Response::GrantBatch(_)));
+}
+
+#[test]
+fn a_subscriber_that_stands_still_misses_nothing() {
+    const COUNT: usize = 200_000;
+    for driver in DRIVERS {
+        let server = start(driver, 1);
+        let mut worker = Peer::greet(server.addresses()[0]);
+        let mut watcher = Peer::greet(server.addresses()[0]);
+        watcher.ask(Request::Subscribe { shard: 0, from: Position::NOW });
+        // More events than the send buffer and the sockets between hold.
+        for _ in 0..COUNT / 10_000 {
+            grant_many(&mut worker, 10_000, 20);
+        }
+        crate::peer::eventually("all have expired", || {
+            server.handle().stats().wait().unwrap()[0].shard.expired_total == COUNT as u64
+        });
+        let seen = collect(&mut watcher, COUNT);
+        assert!(seen.windows(2).all(|pair| pair[0].1 < pair[1].1), "S9 once: positions rise");
+        server.stop();
+    }
+}
+
+#[test]
+fn events_from_before_a_restart_come_from_the_log() {
+    for driver in DRIVERS {
+        let dir = tempfile::tempdir().unwrap();
+        let durable = || {
+            let mut config = config(driver, 1);
+            config.engine.data_dir = Some(dir.path().to_owned());
+            config.engine.segment_bytes = 4 << 20;
+            config
+        };
+        let server = Server::start(durable()).unwrap();
+        let mut peer = Peer::greet(server.addresses()[0]);
+        peer.ask(Request::Subscribe { shard: 0, from: Position::NOW });
+        grant_many(&mut peer, 5_000, 20);
+        let before = collect(&mut peer, 5_000);
+        server.stop();
+
+        let server = Server::start(durable()).unwrap();
+        let mut peer = Peer::greet(server.addresses()[0]);
+        let all = Position::OLDEST;
+        let came = peer.ask(Request::Subscribe { shard: 0, from: all });
+        assert!(matches!(came.response(), Response::Subscribed { .. }), "{came:?}");
+        assert_eq!(collect(&mut peer, 5_000), before, "S9 once, across a restart");
+        // And what ends now follows, without a gap, also for one that resumes in the middle.
+        let mut resumed = Peer::greet(server.addresses()[0]);
+        resumed.ask(Request::Subscribe { shard: 0, from: Position(before[1_234].1 + 1) });
+        let mut worker = Peer::greet(server.addresses()[0]);
+        grant_many(&mut worker, 100, 20);
+        let after = collect(&mut peer, 100);
+        assert_eq!(collect(&mut resumed, 5_000 - 1_235 + 100)[5_000 - 1_235..], after);
         server.stop();
     }
 }

@@ -194,6 +194,7 @@ fn put_info(out: &mut Vec<u8>, id: RequestId, stats: &[(u16, StationStats)], des
     let numbers = single.into_iter().map(|(tag, value)| InfoNumber { tag, index: 0, value });
     let by_shard = stats.iter().flat_map(|(shard, stats)| {
         let index = *shard;
+        // What memory holds: the files may reach further back, but asking them would block.
         let oldest = opened.and_then(|opened| opened.handle.event_hub(index)).map_or(0, |hub| hub.oldest().0);
         [
             InfoNumber { tag: tag::DURABLE_POSITION, index, value: stats.durable },
