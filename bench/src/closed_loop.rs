@@ -6,6 +6,9 @@
 //! One read, one clock reading, one write per link and turn: a link whose 32 replies arrive together
 //! sends its next 32 requests together. The clock is read after the read and stands for the sending
 //! of the next requests too, a little before they leave, so that a latency is never too small.
+//!
+//! Filling and revoking are jobs to be finished: what the server was too busy for is asked for again, as
+//! any client does, and the row says how often. In all other loads a refusal is an error.
 
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use anyhow::bail;
 use tenure_client::machine::Delivery;
 use tenure_protocol::{Grant, GrantEntry, LeaseId, Request, Response};
 
+use crate::bulk::Bulk;
 use crate::lane::{Keep, Lane, Stock};
 use crate::limits::SILENCE_MAX;
 use crate::link::Link;
@@ -81,6 +85,7 @@ struct Running<'a> {
     /// Leases that may still be asked for.
     budget: u64,
     in_flight: u64,
+    bulk: Bulk,
 }
 
 /// Runs the loop until its time or its operations are used up and every reply has come.
@@ -100,6 +105,7 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
         glance: Glance::new(),
         budget: settings.operations_max,
         in_flight: 0,
+        bulk: Bulk::default(),
     };
     let mut now_ns = began_ns;
     for link in links.iter_mut().take(settings.links) {
@@ -192,7 +198,8 @@ impl Running<'_> {
                 let count = within(size);
                 if count > 0 {
                     let entry = GrantEntry { ttl_ms: ttl.ms(now_ns), id: LeaseId::NONE };
-                    machine.send_grant_batch(0, (0..count as usize).map(|_| entry), now_ns)?;
+                    let (token, _) = self.bulk.begin(now_ns, link.shard, count, Vec::new());
+                    machine.send_grant_batch(0, (0..count as usize).map(|_| entry), token)?;
                 }
                 Ok(count)
             }
@@ -201,10 +208,12 @@ impl Running<'_> {
                 let extra = !self.stock.extra[shard].is_empty();
                 let list = if extra { &mut self.stock.extra[shard] } else { &mut self.stock.leases[shard] };
                 let ids = list.split_off(list.len() - list.len().min(within(size) as usize));
-                if !ids.is_empty() {
-                    machine.send_revoke_batch(ids.iter().map(|&id| LeaseId(id)), now_ns)?;
+                let asked = ids.len() as u64;
+                if asked > 0 {
+                    let (token, batch) = self.bulk.begin(now_ns, link.shard, asked, ids);
+                    machine.send_revoke_batch(batch.iter().map(|&id| LeaseId(id)), token)?;
                 }
-                Ok(ids.len() as u64)
+                Ok(asked)
             }
         }
     }
@@ -232,9 +241,16 @@ impl Running<'_> {
                 Delivery::Event { .. } | Delivery::Welcome(_) => continue,
             };
             done += 1;
-            tally.latency.record(now_ns - sent_ns);
-            self.glance.record(now_ns - sent_ns, 1);
-            count(&response, self.settings.operation, tally, self.stock)?;
+            // A batch that shared its moment with others carries a token some ns later.
+            tally.latency.record(now_ns.saturating_sub(sent_ns));
+            self.glance.record(now_ns.saturating_sub(sent_ns), 1);
+            let operation = self.settings.operation;
+            match self.bulk.end(sent_ns) {
+                Some(batch) => {
+                    self.budget += batch.settle(&response, keep_of(operation), tally, self.stock)?;
+                }
+                None => count(&response, operation, tally, self.stock)?,
+            }
         }
         tally.frames += u64::from(done);
         self.in_flight -= u64::from(done);
@@ -251,25 +267,13 @@ fn count(
 ) -> anyhow::Result<()> {
     match response {
         Response::Renewed { .. } => tally.operations += 1,
-        Response::RenewBatch(outcome) | Response::RevokeBatch(outcome) => {
+        Response::RenewBatch(outcome) => {
             tally.operations += u64::from(outcome.count()) - outcome.failed_count() as u64;
             outcome.failed().for_each(|failed| tally.refused(failed.refusal));
         }
         Response::Granted(granted) => {
             tally.operations += 1;
             stock.put(granted.id, keep_of(operation));
-        }
-        Response::GrantBatch(results) => {
-            let keep = keep_of(operation);
-            for result in results.iter() {
-                match result {
-                    Ok(granted) => {
-                        tally.operations += 1;
-                        stock.put(granted.id, keep);
-                    }
-                    Err(refusal) => tally.refused(refusal),
-                }
-            }
         }
         Response::Refused(refused) => tally.refused(refused.refusal),
         other => bail!("the server answered something else than was asked: {other:?}"),

@@ -16,6 +16,7 @@
 //! operation is the server's, from the kernel; what failed is shown and spoils the exit code.
 
 mod args;
+mod bulk;
 mod child;
 mod clock;
 mod closed_loop;

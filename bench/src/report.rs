@@ -75,6 +75,8 @@ pub struct Row {
     pub load_busy: Option<f64>,
     /// How late the load side itself sent (open loop).
     pub send_lag: Option<Quantiles>,
+    /// Leases of a batch that were asked for again, because the server was too busy.
+    pub retries: u64,
     /// What the server refused, or what went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
 }
@@ -215,6 +217,7 @@ mod tests {
             load_ns: Some(140.0),
             load_busy: Some(0.86),
             send_lag: None,
+            retries: 0,
             errors: BTreeMap::new(),
         });
         report

@@ -138,6 +138,7 @@ impl Run {
             load_ns: None,
             load_busy: None,
             send_lag: None,
+            retries: 0,
             errors: Default::default(),
         };
         // Fewer than some hundred connections take less than a tick of the kernel's accounting.

@@ -15,6 +15,8 @@ pub(crate) struct Tally {
     pub(crate) latency: Latency,
     /// Leases or requests that the server refused, by reason.
     pub(crate) refusals: BTreeMap<&'static str, u64>,
+    /// Leases asked for again, because the server was too busy.
+    pub(crate) retries: u64,
     /// From the first sending to the last reply.
     pub(crate) elapsed_ns: u64,
     /// CPU time that the load thread used while it had something to do.
@@ -28,6 +30,7 @@ impl Tally {
             frames: 0,
             latency: Latency::new(),
             refusals: BTreeMap::new(),
+            retries: 0,
             elapsed_ns: 0,
             busy_ns: 0,
         }
@@ -54,6 +57,7 @@ impl Tally {
         for (what, count) in other.refusals {
             *self.refusals.entry(what).or_default() += count;
         }
+        self.retries += other.retries;
         self.elapsed_ns = self.elapsed_ns.max(other.elapsed_ns);
         self.busy_ns += other.busy_ns;
     }

@@ -92,6 +92,17 @@ fn a_refused_renewal_spoils_the_run() {
 }
 
 #[test]
+fn s8_a_busy_server_is_asked_again_until_the_job_is_done() {
+    let report = bench(Fault::IsBusy, &[Phase::Fill, Phase::Revoke]);
+    assert!(report.is_clean(), "{}", report.to_text());
+    for row in &report.rows[1..] {
+        assert_eq!(row.operations, 3_000, "{}", row.phase);
+        assert!(row.retries > 0, "{}", row.phase);
+    }
+    assert!(report.to_text().contains("the server was Busy"));
+}
+
+#[test]
 fn s2_an_early_end_spoils_the_run() {
     for phase in [Phase::Storm, Phase::Lateness] {
         let report = bench(Fault::EndsEarly, &[phase]);

@@ -32,6 +32,14 @@ pub(super) fn render(report: &Report) -> String {
     aligned(&cells, 2, &mut line);
     for row in &report.rows {
         errors(&row.phase, &row.errors, &mut line);
+        if row.retries > 0 {
+            let times = row.retries as f64 / row.operations.max(1) as f64;
+            line(format!(
+                "{}: the server was Busy; each lease was asked for {:.2} times",
+                row.phase,
+                1.0 + times
+            ));
+        }
         if let Some(lag) = row.send_lag {
             line(format!(
                 "{}: latency from the intended send time; the load itself sent late by {}",
@@ -39,6 +47,12 @@ pub(super) fn render(report: &Report) -> String {
                 brief(lag)
             ));
         }
+    }
+    if report.rows.iter().any(|row| row.open_loop) {
+        line(
+            "At a fixed rate the server polls between requests, and its CPU per operation has that in it."
+                .to_owned(),
+        );
     }
     if !report.lateness.is_empty() {
         line(String::new());

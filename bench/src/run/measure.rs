@@ -132,6 +132,7 @@ pub(super) fn row(phase: &str, load: String, threads: usize, mut tally: Tally, u
         load_ns: per_operation(Some(Duration::from_nanos(tally.busy_ns)), tally.operations),
         load_busy: Some(load_busy),
         send_lag: None,
+        retries: tally.retries,
         errors: errors(&tally),
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     EndsTwice,
     /// S9: a lease ends that was never granted, in place of another.
     EndsAnother,
+    /// S8, and allowed: every third batch is refused as a whole, and the first lease of the others.
+    IsBusy,
     /// The connection is closed after some thousand renewals.
     HangsUp,
 }
@@ -44,13 +46,14 @@ struct Shared {
     leases: HashMap<u64, Lease>,
     next_id: u64,
     renewed: u64,
+    batches: u64,
 }
 
 /// Serves until the process ends; where.
 pub(crate) fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let shared = Shared { fault, leases: HashMap::new(), next_id: 0, renewed: 0 };
+    let shared = Shared { fault, leases: HashMap::new(), next_id: 0, renewed: 0, batches: 0 };
     let shared = Arc::new(Mutex::new(shared));
     std::thread::spawn(move || {
         for socket in listener.incoming() {
@@ -102,6 +105,12 @@ impl Session {
 
     fn answer(&mut self, id: RequestId, request: &Request<'_>, out: &mut Vec<u8>) {
         let mut shared = self.shared.lock().unwrap();
+        let batch = matches!(request, Request::GrantBatch(_) | Request::RevokeBatch(_));
+        shared.batches += u64::from(batch);
+        let busy = shared.fault == Fault::IsBusy && batch;
+        if busy && shared.batches.is_multiple_of(3) {
+            return reply::refused(out, id, Refusal::Busy, 0, "");
+        }
         match request {
             Request::Hello(hello) => {
                 self.shard = hello.wish_shard.unwrap_or(0);
@@ -112,8 +121,13 @@ impl Session {
                 reply::granted(out, id, &shared.grant(self.shard, grant.ttl_ms));
             }
             Request::GrantBatch(batch) => {
-                let granted: Vec<_> =
-                    batch.iter().map(|entry| Ok(shared.grant(self.shard, entry.ttl_ms))).collect();
+                let entries = batch.iter().enumerate();
+                let granted: Vec<_> = entries
+                    .map(|(place, entry)| match busy && place == 0 && batch.len() > 1 {
+                        true => Err(Refusal::Busy),
+                        false => Ok(shared.grant(self.shard, entry.ttl_ms)),
+                    })
+                    .collect();
                 reply::grant_batch(out, id, granted.into_iter());
             }
             Request::Renew { id: lease } => match shared.renew(self.shard, *lease) {
@@ -126,7 +140,12 @@ impl Session {
                 reply::renew_batch(out, id, ids.len() as u32, failed.into_iter());
             }
             Request::RevokeBatch(ids) => {
+                let first = ids.iter().next();
                 let failed = shared.each(ids.iter(), |shared, lease| {
+                    // A batch of one must come through some day.
+                    if busy && Some(lease) == first && ids.len() > 1 {
+                        return Err(Refusal::Busy);
+                    }
                     shared.leases.remove(&lease.0).map(drop).ok_or(Refusal::NotFound)
                 });
                 reply::revoke_batch(out, id, ids.len() as u32, failed.into_iter());
