@@ -208,7 +208,7 @@ fn direct(leases: usize) {
     let before = rss_bytes();
     let mut run = Run::new(leases);
     let mut ids = run.fill("grant", std::iter::repeat_n(None, leases), 60_000);
-    let own = ids.capacity() as u64 * 8;
+    let own = ids.len() as u64 * 8;
     let per_lease = (rss_bytes() - before - own) as f64 / leases as f64;
     println!("    {per_lease:.1} B/lease RSS, {:.0} MB in all", (rss_bytes() - own) as f64 / 1e6);
     run.shuffle(&mut ids);
@@ -253,7 +253,7 @@ fn hashed(leases: usize) {
     let before = rss_bytes();
     let mut run = Run::new(leases);
     let mut ids = run.fill("grant", chosen(leases), 60_000);
-    let own = ids.capacity() as u64 * 8;
+    let own = ids.len() as u64 * 8;
     println!("    {:.1} B/lease RSS", (rss_bytes() - before - own) as f64 / leases as f64);
     run.shuffle(&mut ids);
     run.renew_batches("renew_batch of 256", &ids, BATCH);
