@@ -29,6 +29,11 @@ pub const SEND_BYTES_MAX_DEFAULT: usize = 4 << 20;
 /// also what one connection can make a core copy at a time.
 pub const FRAME_BYTES_MAX_MAX: u32 = 64 << 20;
 
+/// How long a start waits for an address that is taken, and how often it looks.
+pub const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+pub const ADDRESS_RETRY: Duration = Duration::from_millis(10);
+
 /// Connections waiting to be accepted, per listener and core.
 pub const BACKLOG: i32 = 4_096;
 

@@ -7,13 +7,13 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tenure_protocol::Refusal;
 use tenure_protocol::encode::reply;
 
-use super::limits::BACKLOG;
+use super::limits::{ADDRESS_RETRY, ADDRESS_WAIT_MAX, BACKLOG};
 
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -41,12 +41,26 @@ pub(crate) fn bind(listen: &[String]) -> Result<Vec<Bound>, (String, io::Error)>
             if address.port() == 0 {
                 address.set_port(port.unwrap_or(0));
             }
-            let one = bind_one(address).map_err(named)?;
+            let one = bind_patiently(address).map_err(named)?;
             port = Some(one.address.port());
             bound.push(one);
         }
     }
     Ok(bound)
+}
+
+/// A killed server's io_uring is taken down by a kernel thread after the process is gone, and its
+/// listeners with it: whoever starts the next one at once must wait a few ms for the address.
+fn bind_patiently(address: SocketAddr) -> io::Result<Bound> {
+    let start = Instant::now();
+    loop {
+        match bind_one(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < ADDRESS_WAIT_MAX => {
+                std::thread::sleep(ADDRESS_RETRY);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<Bound> {
