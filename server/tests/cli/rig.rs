@@ -48,7 +48,12 @@ impl Server {
 
     /// With these arguments beside the address.
     pub(crate) fn start(args: &[&str]) -> Server {
-        let mut command = tenure(&["serve", "--listen", "127.0.0.1:0", "--no-pin"]);
+        Server::start_at("127.0.0.1:0", args)
+    }
+
+    /// At this address, with these arguments beside it.
+    pub(crate) fn start_at(address: &str, args: &[&str]) -> Server {
+        let mut command = tenure(&["serve", "--listen", address, "--no-pin"]);
         let mut child = command
             .args(args)
             .stdout(Stdio::piped())
@@ -99,6 +104,12 @@ impl Server {
         }
     }
 
+    /// Ends it as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it is alive");
+        self.child.wait().expect("waiting for the server");
+    }
+
     /// Stops it as a service manager would.
     pub(crate) fn stop(mut self) -> i32 {
         interrupt(&self.child, rustix::process::Signal::TERM);
@@ -118,6 +129,16 @@ impl Drop for Server {
 pub(crate) fn interrupt(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, signal).expect("the process is alive");
+}
+
+/// A free address outside the range from which the system takes the ports of outgoing connections, so
+/// that nobody takes it while a server is started there again.
+pub(crate) fn lasting_address() -> String {
+    let start = 10_000 + std::process::id() % 10_000;
+    (start..start + 1_000)
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .expect("a port is free")
 }
 
 /// A directory on a disk rather than in memory, where O_DIRECT works.

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 
 use rustix::process::Signal;
 
-use super::rig::{Server, interrupt, settled};
+use super::rig::{Server, directory, interrupt, lasting_address, settled, text};
 
 struct Going {
     child: Child,
@@ -86,6 +86,35 @@ fn watch_says_where_to_resume_and_resuming_goes_on_there() {
     server.out("lease revoke b");
     let run = server.run(&["watch", "--from", place, "--limit", "1"]);
     assert_eq!(settled(&run.out), "0:N  revoked  lease 000000000000000b  token N");
+}
+
+#[test]
+fn both_go_on_when_the_server_was_killed_and_started_again() {
+    let dir = directory();
+    let data = text(dir.path());
+    let arguments = ["--shards", "1", "--data-dir", data];
+    let address = lasting_address();
+    let server = Server::start_at(&address, &arguments);
+    server.out("lease grant 9s --id a");
+    server.out("lease grant 600 --id b");
+    server.out("lease grant 600 --id c");
+    let mut keep_alive = Going::start(&server, &["lease", "keep-alive", "a"]);
+    let mut watch = Going::start(&server, &["watch"]);
+    watch.err_line();
+    server.out("lease revoke b");
+    assert_eq!(settled(&watch.out_line()), "0:N  revoked  lease 000000000000000b  token N");
+    assert_eq!(keep_alive.out_line(), "lease 000000000000000a keepalived with TTL(9)");
+
+    server.kill();
+    let server = Server::start_at(&address, &arguments);
+    server.out("lease revoke c");
+    assert_eq!(settled(&watch.out_line()), "0:N  revoked  lease 000000000000000c  token N");
+    assert_eq!(keep_alive.out_line(), "lease 000000000000000a keepalived with TTL(9)");
+    for going in [keep_alive, watch] {
+        interrupt(&going.child, Signal::INT);
+        let (out, _, code) = going.end();
+        assert_eq!((out.as_str(), code), ("", 0));
+    }
 }
 
 #[test]

@@ -34,6 +34,27 @@ fn each_end_is_a_line_with_position_cause_token_and_items() {
 }
 
 #[test]
+fn items_of_leases_that_end_together_follow_in_lines_of_their_own() {
+    let server = Server::in_memory();
+    for id in ["1", "2", "3"] {
+        server.out(&format!("lease grant 600 --id {id}"));
+    }
+    server.out("lease attach 1 x");
+    server.out("lease revoke 1 2");
+    server.out("lease revoke 3");
+    server.check(&[(
+        "watch --from oldest --limit 3",
+        0,
+        "0:N  revoked  lease 0000000000000001  token N  items follow\n\
+         0:N  revoked  lease 0000000000000002  token N\n\
+         0:N  items    lease 0000000000000001  token N  items([x])\n\
+         0:N  revoked  lease 0000000000000003  token N\n\
+         watching from 0:N\n\
+         resume with: tenure watch --from 0:N",
+    )]);
+}
+
+#[test]
 fn json_lines_carry_the_place_to_resume_from() {
     let server = Server::in_memory();
     ends(&server);
