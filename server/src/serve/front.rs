@@ -103,6 +103,15 @@ impl Front {
         touch(&mut self.touched, session);
     }
 
+    /// Passes on what a connection that was carried here had received before.
+    pub(crate) fn receive_moved(&mut self, key: u64, bytes: &[u8], station: &mut Station) {
+        if self.is_stopping() {
+            // The others have been told already.
+            return self.with(key, |session| session.go_away(Refusal::ShuttingDown, ""));
+        }
+        self.receive(key, bytes, station);
+    }
+
     /// The connection could not be carried elsewhere: it is served here.
     pub(crate) fn stay(&mut self, key: u64, station: &mut Station) {
         let Some(session) = self.sessions.find(key) else { return };

@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub(crate) struct GlommioDriver {
     /// Connections with inbound bytes, in the order of arrival.
     arrived: RefCell<Vec<Rc<Pipe>>>,
     ticker: RefCell<Option<Task<()>>>,
+    /// Itself, for the tasks that its turns start.
+    this: RefCell<Weak<GlommioDriver>>,
 }
 
 impl GlommioDriver {
@@ -99,6 +101,7 @@ impl GlommioDriver {
             driver: RefCell::new(driver),
             arrived: RefCell::default(),
             ticker: RefCell::default(),
+            this: RefCell::default(),
         }
     }
 
@@ -127,13 +130,13 @@ impl GlommioService for GlommioDriver {
             }
         });
         *self.ticker.borrow_mut() = Some(ticker);
-        OWN.with(|own| *own.borrow_mut() = Rc::downgrade(&self));
+        *self.this.borrow_mut() = Rc::downgrade(&self);
     }
 
     fn turn(&self, core: &Rc<Core>, station: &mut Station) {
         let mut driver = self.driver.borrow_mut();
         let parcels = driver.front.turn(station);
-        let this = OWN.with(|own| own.borrow().upgrade()).expect("the service was started");
+        let this = self.this.borrow().upgrade().expect("the service was started");
         for arrival in parcels.arrivals {
             driver.arrived(arrival, &this, core, station);
         }
@@ -157,7 +160,7 @@ impl GlommioService for GlommioDriver {
     fn flush(&self, core: &Rc<Core>, station: &mut Station) {
         let mut driver = self.driver.borrow_mut();
         driver.front.finish_turn(station);
-        let this = OWN.with(|own| own.borrow().upgrade()).expect("the service was started");
+        let this = self.this.borrow().upgrade().expect("the service was started");
         let mut touched = std::mem::take(&mut driver.touched);
         driver.front.take_touched(&mut touched);
         for key in touched.drain(..) {
@@ -173,11 +176,6 @@ impl GlommioService for GlommioDriver {
         let driver = self.driver.borrow();
         driver.front.sessions.len() == 0 && driver.listeners.is_empty()
     }
-}
-
-thread_local! {
-    /// The driver of this thread's core, so that its turns can start tasks that refer to it.
-    static OWN: RefCell<std::rc::Weak<GlommioDriver>> = const { RefCell::new(std::rc::Weak::new()) };
 }
 
 impl Driver {
@@ -326,7 +324,7 @@ impl Driver {
     ) {
         let Arrival { socket, bytes, at_end } = arrival;
         let Some(key) = self.enter(socket, true, this, core) else { return };
-        self.front.receive(key, &bytes, station);
+        self.front.receive_moved(key, &bytes, station);
         if at_end {
             let link = self.links[slot_of(key)].as_ref().expect("it was just entered");
             link.pipe.at_end.set(true);

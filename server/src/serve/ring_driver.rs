@@ -317,7 +317,7 @@ impl RingDriver {
     fn arrived(&mut self, arrival: Arrival, station: &mut Station) {
         let Arrival { socket, bytes, at_end } = arrival;
         let Some(key) = self.enter(socket, true) else { return };
-        self.front.receive(key, &bytes, station);
+        self.front.receive_moved(key, &bytes, station);
         if at_end {
             let link = self.links[slot_of(key)].as_mut().expect("it was just entered");
             link.at_end = true;
