@@ -1,0 +1,254 @@
+//! What the event streams have said, across restarts.
+//!
+//! A consumer that stores the position after each event and resumes there must see every end once (S9).
+//! The journal is that consumer: it keeps a position per shard and everything that came, refuses what it
+//! had before, and can compare a second reading of the whole history with the first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tenure_protocol::{Cause, Event, LeaseId, Position, Request, Response, Token};
+
+use crate::wire::{Wire, is_end};
+
+/// One thing that a stream said, and when it was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Which shard's stream.
+    pub shard: u16,
+    /// Its position; for `Progress` the position to resume from.
+    pub position: Position,
+    /// When it was received.
+    pub at: Instant,
+    /// What it said.
+    pub what: What,
+}
+
+/// What a stream can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A lease ended.
+    Ended(LeaseId, Token, Cause),
+    /// Some of the items that it had; the last ones or not.
+    Items(LeaseId, Token, Vec<Vec<u8>>, bool),
+    /// Nothing else came before this position.
+    Progress,
+    /// Events are lost.
+    Gap,
+}
+
+/// Reads the events of all shards from these positions, until the ends of all these markers have come; or,
+/// without markers, until the connection ends.
+///
+/// # Errors
+/// The server refused, or fell silent before the last marker.
+pub fn read_events(
+    address: SocketAddr,
+    from: &[Position],
+    markers: Option<&[LeaseId]>,
+) -> Result<Vec<Note>, String> {
+    let mut notes = Vec::new();
+    let Ok(mut wire) = Wire::connect(address) else { return Ok(notes) };
+    for (shard, &from) in (0..).zip(from) {
+        wire.queue(&Request::Subscribe { shard, from });
+    }
+    let _ = wire.flush();
+    let mut missing: Vec<LeaseId> = markers.unwrap_or(&[]).to_vec();
+    loop {
+        if markers.is_some() && missing.is_empty() {
+            return Ok(notes);
+        }
+        let received = match wire.receive() {
+            Ok(received) => received,
+            Err(error) if is_end(&error) && markers.is_none() => return Ok(notes),
+            Err(error) => {
+                let last = notes.last();
+                return Err(format!(
+                    "S9 once: the streams stopped ({error}) before {missing:?}, after {last:?}"
+                ));
+            }
+        };
+        let at = Instant::now();
+        match received.response() {
+            Response::Subscribed { .. } => {}
+            Response::Event(event) => {
+                let known = notes.len();
+                take_notes(&event, at, &mut notes);
+                for note in &notes[known..] {
+                    if let What::Ended(id, ..) = note.what {
+                        missing.retain(|marker| *marker != id);
+                    }
+                }
+            }
+            other => return Err(format!("a subscription was answered by {other:?}")),
+        }
+    }
+}
+
+fn take_notes(event: &Event<'_>, at: Instant, notes: &mut Vec<Note>) {
+    let shard = event.shard();
+    match event {
+        Event::Ended(ended) => notes.extend(ended.iter().map(|lease| Note {
+            shard,
+            position: lease.position,
+            at,
+            what: What::Ended(lease.id, lease.token, ended.head.cause),
+        })),
+        Event::EndedItems(page) => {
+            let items = page.items.iter().map(<[u8]>::to_vec).collect();
+            let what = What::Items(page.head.id, page.head.token, items, page.head.last);
+            notes.push(Note { shard, position: page.head.position, at, what });
+        }
+        Event::Progress { position, .. } => {
+            notes.push(Note { shard, position: *position, at, what: What::Progress });
+        }
+        Event::Gap { resumes_at, .. } => {
+            notes.push(Note { shard, position: *resumes_at, at, what: What::Gap });
+        }
+    }
+}
+
+/// Everything that the streams of one layout have said.
+#[derive(Debug, Default)]
+pub struct Journal {
+    /// Where to resume, by shard.
+    pub resume: Vec<Position>,
+    history: Vec<BTreeMap<Position, What>>,
+    /// Items of leases whose last page has not come.
+    open: HashMap<(LeaseId, Token), Vec<Vec<u8>>>,
+    /// Ends noted, over all layouts.
+    pub end_count: u64,
+}
+
+/// Something complete to tell the leases' owners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A lease ended.
+    Ended(LeaseId, Token, Cause),
+    /// All the items that it had.
+    Items(LeaseId, Token, Vec<Vec<u8>>),
+}
+
+impl Journal {
+    /// Begins anew, with streams that start at their oldest positions.
+    pub fn begin(&mut self, shard_count: u16) {
+        self.resume = vec![Position::OLDEST; usize::from(shard_count)];
+        self.history = vec![BTreeMap::new(); usize::from(shard_count)];
+        self.open.clear();
+    }
+
+    /// Notes what a stream said, in the order in which it did.
+    ///
+    /// # Errors
+    /// It comes a second time, out of order, or after a gap.
+    pub fn note(&mut self, note: &Note) -> Result<Option<News>, String> {
+        let shard = usize::from(note.shard);
+        let resume = self.resume[shard];
+        if note.position < resume {
+            return Err(format!("S9 once: resumed at {resume}, and got {note:?}"));
+        }
+        if note.what == What::Progress {
+            self.resume[shard] = note.position;
+            return Ok(None);
+        }
+        if note.what == What::Gap {
+            return Err(format!("S9 once: events of the kept history are lost: {note:?} after {resume}"));
+        }
+        self.resume[shard] = Position(note.position.0 + 1);
+        self.history[shard].insert(note.position, note.what.clone());
+        match &note.what {
+            What::Ended(id, token, cause) => {
+                self.end_count += 1;
+                Ok(Some(News::Ended(*id, *token, *cause)))
+            }
+            What::Items(id, token, items, last) => {
+                let all = self.open.entry((*id, *token)).or_default();
+                all.extend(items.iter().cloned());
+                let complete = if *last { self.open.remove(&(*id, *token)) } else { None };
+                Ok(complete.map(|items| News::Items(*id, *token, items)))
+            }
+            What::Progress | What::Gap => unreachable!("handled above"),
+        }
+    }
+
+    /// Compares a second reading from the oldest positions with everything that was said before.
+    ///
+    /// # Errors
+    /// History has changed.
+    pub fn compare(&self, again: &[Note]) -> Result<(), String> {
+        let mut second: Vec<BTreeMap<Position, &What>> = vec![BTreeMap::new(); self.history.len()];
+        for note in again.iter().filter(|note| note.what != What::Progress) {
+            if second[usize::from(note.shard)].insert(note.position, &note.what).is_some() {
+                return Err(format!("S9 once: one reading has a position twice: {note:?}"));
+            }
+        }
+        for (shard, (first, second)) in self.history.iter().zip(&second).enumerate() {
+            let first: BTreeMap<Position, &What> =
+                first.iter().map(|(position, what)| (*position, what)).collect();
+            let end = self.resume[shard];
+            // The second reading may go on beyond the first.
+            let kept: BTreeMap<Position, &What> = second.range(..end).map(|(p, what)| (*p, *what)).collect();
+            if let Some(difference) = first.iter().find(|(position, what)| kept.get(position) != Some(what)) {
+                return Err(format!("S3: shard {shard} told {difference:?}, and later does not"));
+            }
+            if let Some(addition) = kept.iter().find(|(position, _)| !first.contains_key(position)) {
+                return Err(format!("S9 once: shard {shard} did not tell {addition:?}, and later does"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(position: u64, id: u64) -> Note {
+        let what = What::Ended(LeaseId(id), Token(8), Cause::Expired);
+        Note { shard: 0, position: Position(position), at: Instant::now(), what }
+    }
+
+    fn journal() -> Journal {
+        let mut journal = Journal::default();
+        journal.begin(1);
+        journal
+    }
+
+    #[test]
+    fn s9_a_resumed_stream_must_not_repeat() {
+        let mut journal = journal();
+        journal.note(&ended(80, 1)).unwrap();
+        journal.note(&ended(96, 2)).unwrap();
+        assert!(journal.note(&ended(96, 2)).is_err());
+        let progress = Note { what: What::Progress, ..ended(128, 0) };
+        journal.note(&progress).unwrap();
+        assert!(journal.note(&ended(112, 3)).is_err());
+        let gap = Note { what: What::Gap, ..ended(512, 0) };
+        assert!(journal.note(&gap).is_err());
+    }
+
+    #[test]
+    fn s3_history_must_not_change() {
+        let mut journal = journal();
+        journal.note(&ended(80, 1)).unwrap();
+        journal.note(&ended(96, 2)).unwrap();
+        journal.compare(&[ended(80, 1), ended(96, 2), ended(112, 3)]).unwrap();
+        assert!(journal.compare(&[ended(80, 1)]).is_err(), "one is missing");
+        assert!(journal.compare(&[ended(80, 1), ended(96, 3)]).is_err(), "one is another");
+        assert!(journal.compare(&[ended(80, 1), ended(88, 7), ended(96, 2)]).is_err(), "one is new");
+        assert!(journal.compare(&[ended(80, 1), ended(80, 1), ended(96, 2)]).is_err(), "one is there twice");
+    }
+
+    #[test]
+    fn items_come_together_page_by_page() {
+        let mut journal = journal();
+        let page = |position, item: &str, last| Note {
+            what: What::Items(LeaseId(1), Token(8), vec![item.into()], last),
+            ..ended(position, 0)
+        };
+        assert_eq!(journal.note(&page(80, "a", false)), Ok(None));
+        let all = vec![b"a".to_vec(), b"b".to_vec()];
+        assert_eq!(journal.note(&page(160, "b", true)), Ok(Some(News::Items(LeaseId(1), Token(8), all))));
+    }
+}
