@@ -406,3 +406,21 @@ fn a_big_lease_dies_at_once_and_leaves_in_slices() {
     );
     bench.shard.check_invariants();
 }
+
+/// S8 without any help from `maintain`: grants pay for the references that ended leases leave behind.
+#[test]
+fn grants_alone_keep_the_wheel_bounded() {
+    let mut bench = Bench::at(0);
+    let mut live: std::collections::VecDeque<LeaseId> =
+        (0..1_000).map(|_| bench.grant(0, 3_600_000)).collect();
+    let mut worst = 0;
+    for _ in 0..60_000 {
+        let oldest = live.pop_front().unwrap();
+        assert!(bench.shard.revoke(Time(0), oldest, &mut bench.log).result.is_ok());
+        live.push_back(bench.grant(0, 3_600_000));
+        worst = worst.max(bench.shard.stats().wheel_reference_count);
+    }
+    let bound = (2 * 1_000 + limits::WHEEL_REFERENCE_SLACK) * 5 / 4;
+    assert!(worst > limits::WHEEL_REFERENCE_SLACK && worst <= bound, "{worst} references, bound {bound}");
+    bench.shard.check_invariants();
+}
