@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Run;
-use super::measure::{Usage, row};
+use super::measure::row;
 use super::phases::foreground;
 use crate::clock::ns;
 use crate::closed_loop::{ClosedLoop, Operation, Ttl};
@@ -135,9 +135,9 @@ impl Run {
         let count = self.plan.expire_leases;
         let deadline_ns = self.storm_fill(count)?;
         let links = self.subscribe()?;
-        let (tallies, usage) = self.ride_out(deadline_ns, count, links)?;
+        let tallies = self.ride_out(deadline_ns, count, links)?;
         self.unsubscribe(links);
-        self.storm_rows(Found::new(tallies), usage, count)
+        self.storm_rows(Found::new(tallies), count)
     }
 
     /// Grants the leases of the storm; when they all end.
@@ -180,18 +180,13 @@ impl Run {
     }
 
     /// Renews in the foreground until the storm is over.
-    fn ride_out(
-        &mut self,
-        deadline_ns: u64,
-        count: u64,
-        links: usize,
-    ) -> anyhow::Result<(Vec<OpenTally>, Usage)> {
+    fn ride_out(&mut self, deadline_ns: u64, count: u64, links: usize) -> anyhow::Result<Vec<OpenTally>> {
         let per_second = self.plan.foreground_rate / self.plan.load_threads as f64;
         // At least this long after the deadline, so that a short storm leaves something to measure.
         let until_ns = deadline_ns + ns(Duration::from_millis(200));
         let span = Duration::from_nanos(until_ns.saturating_sub(self.clock.now_ns()));
         let grace = STORM_GRACE + Duration::from_secs(count / 1_000_000);
-        self.on_lanes("storm", |lane, board| {
+        let (tallies, _) = self.on_lanes("storm", |lane, board| {
             let first = lane.index == 0;
             let ends = if first { Ends::Storm(Storm::new(deadline_ns, count)) } else { Ends::Elsewhere };
             let settings = OpenLoop {
@@ -202,10 +197,11 @@ impl Run {
                 ..foreground(lane, per_second, span)
             };
             open_loop::run(lane, settings, board)
-        })
+        })?;
+        Ok(tallies)
     }
 
-    fn storm_rows(&mut self, found: Found, usage: Usage, count: u64) -> anyhow::Result<()> {
+    fn storm_rows(&mut self, found: Found, count: u64) -> anyhow::Result<()> {
         let threads = self.plan.load_threads;
         let Ends::Storm(mut storm) = found.ends else { return Ok(()) };
         let granted_sum = self.lanes.iter().fold(0u64, |sum, lane| sum.wrapping_add(lane.stock.unkept_sum));
@@ -242,9 +238,8 @@ impl Run {
             server_ms_max: self.control.info()?.lateness_ms_max,
             errors: wrong.into_iter().map(|(what, count): (&str, u64)| (what.to_owned(), count)).collect(),
         });
-        let cpu = usage.cpu.map_or(String::new(), |cpu| format!(", server used {}", human::span(cpu)));
-        self.progress
-            .end(&format!("storm: {} ended within {took_s:.3} s{cpu}", human::count(storm.ended as f64)));
+        let ended = human::count(storm.ended as f64);
+        self.progress.end(&format!("storm: {ended} ended within {took_s:.3} s of their deadline"));
         Ok(())
     }
 }
