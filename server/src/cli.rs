@@ -3,7 +3,7 @@
 //! Shape and words are etcdctl's where etcdctl has the command: `lease grant 600`, hex IDs, the same
 //! sentences. What a command finds goes to standard output, as text or as one JSON object a line
 //! (`-w json`); what goes wrong is one line on standard error that says what to do, and one of the
-//! codes of [`exit`](crate::exit).
+//! codes of [`exit`].
 //!
 //! **Boundary:** commands talk to a server through `tenure_client` alone, and to a data directory
 //! through [`tenure::log`]; only `serve` starts an engine.
@@ -102,10 +102,7 @@ fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Verify(command) => command.run(),
         Command::Repair(command) => command.run(),
         Command::Completions(command) => command.run(tree()),
-        Command::ExitCodes => {
-            println!("{}", exit_codes::table());
-            Ok(())
-        }
+        Command::ExitCodes => exit_codes::run(),
     };
     outcome.map(|()| exit_code(exit::OK))
 }

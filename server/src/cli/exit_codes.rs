@@ -1,5 +1,8 @@
 //! `tenure help exit-codes`: what the exit codes mean, from the one place that names them.
 
+use super::failure::Outcome;
+use super::remote::Form;
+use super::screen::Screen;
 use crate::exit;
 
 /// Each code with its meaning, as `docs/operating.md` has them too.
@@ -17,6 +20,12 @@ const MEANINGS: [(i32, &str); 12] = [
     (exit::CONFIG, "the configuration is wrong, or a file that it names cannot be read"),
     (exit::SIGNAL_BASE, "plus N: ended by signal N (serve: by its second SIGINT or SIGTERM)"),
 ];
+
+pub(crate) fn run() -> Outcome {
+    let mut screen = Screen::stdout(Form::Text);
+    screen.text(table())?;
+    Ok(screen.flush()?)
+}
 
 /// The table, for `tenure help exit-codes` and `tenure exit-codes`.
 pub(crate) fn table() -> String {

@@ -111,14 +111,15 @@ impl Repair {
         must_be_there(&self.dir)?;
         let plan =
             log::plan_repair(&self.dir, self.shard, self.truncate_at).map_err(|error| of_log(&error))?;
+        let mut screen = Screen::stdout(Form::Text);
         if !self.yes {
-            println!("{plan}");
+            screen.text(plan)?;
+            screen.flush()?;
             if !agreed()? {
                 return Err(Failure::new(exit::REFUSED, "nothing was changed"));
             }
         }
         let report = log::repair(&self.dir, self.shard, self.truncate_at).map_err(|error| of_log(&error))?;
-        let mut screen = Screen::stdout(Form::Text);
         screen.text(report)?;
         Ok(screen.flush()?)
     }
