@@ -1,6 +1,6 @@
 //! `tenure serve`: configuration, logging, signals; then the server.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
@@ -35,7 +35,7 @@ pub(super) fn run(command: Serve, matches: &ArgMatches) -> i32 {
         }
     };
     if command.print_config {
-        print!("{effective}");
+        say(format_args!("{effective}"));
         return exit::OK;
     }
     if let Err(error) = start_log(&config) {
@@ -105,8 +105,14 @@ fn announce(config: &ServeConfig, running: &Running) {
         "serving"
     );
     for address in addresses {
-        println!("listening on {address}");
+        say(format_args!("listening on {address}\n"));
     }
+}
+
+/// Writes to standard output, if anybody still reads it: a server does not end because nobody does.
+fn say(text: std::fmt::Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_fmt(text).and_then(|()| out.flush());
 }
 
 fn code_of(error: &StartError) -> i32 {
