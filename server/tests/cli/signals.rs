@@ -44,6 +44,14 @@ impl Going {
     }
 }
 
+impl Drop for Going {
+    fn drop(&mut self) {
+        // A test that fails leaves nothing running; mostly it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn keep_alive_goes_on_until_a_signal_and_the_lease_lives_on() {
     let server = Server::in_memory();
