@@ -130,7 +130,11 @@ impl ServerChild {
                 if status.success() {
                     return Ok(began.elapsed());
                 }
-                bail!("the server exited on SIGTERM with {}, not 0:\n{}", describe(status), self.output());
+                bail!(
+                    "after SIGTERM the server ended with {}, not code 0:\n{}",
+                    describe(status),
+                    self.output()
+                );
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -45,6 +45,13 @@ pub(crate) enum Operation {
     },
 }
 
+impl Operation {
+    /// Its replies do not wait for the log.
+    fn is_in_memory(self) -> bool {
+        matches!(self, Operation::Renew | Operation::RenewBatch { .. })
+    }
+}
+
 /// The TTL of granted leases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ttl {
@@ -97,7 +104,7 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
     let notice = &board.notices[*index];
     let began_ns = clock.now_ns();
     let until_ns = began_ns + crate::clock::ns(settings.span);
-    poller.restart();
+    poller.restart(settings.operation.is_in_memory());
     let mut running = Running {
         settings,
         stock,

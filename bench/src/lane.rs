@@ -8,6 +8,7 @@
 //! server's table, and a sequential one for the load, which so does not pay for the server's misses.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -146,6 +147,8 @@ impl Lane {
 
     /// To be called on the lane's thread before it works.
     pub(crate) fn settle_on_cpu(&self) -> anyhow::Result<()> {
+        // 50 us by default, which an open loop would show as its own lag.
+        rustix::thread::set_current_timer_slack(NonZero::new(1_000)).context("cannot set the timer slack")?;
         let Some(cpu) = self.cpu else { return Ok(()) };
         host::pin_to(cpu).with_context(|| format!("cannot stay on CPU {cpu}: choose another with --pin-load"))
     }

@@ -28,6 +28,8 @@ use crate::link::Link;
 use crate::progress::{Board, Glance};
 use crate::tally::Tally;
 
+/// A loop that sleeps sleeps at least this long, so that what is due meanwhile leaves together.
+const PACE_NS_MIN: u64 = 20_000;
 /// Marks the token of a dripped grant; the rest of a token is a time of the run's clock.
 const DRIP: u64 = 1 << 63;
 /// The token of a subscription.
@@ -37,6 +39,8 @@ const SUBSCRIPTION: u64 = 1 << 62;
 pub(crate) struct OpenLoop {
     /// Renewals per second; 0 for none.
     pub(crate) per_second: f64,
+    /// Poll without sleeping: not where the log matters.
+    pub(crate) spins: bool,
     /// Links that renewals are spread over, from the first; later ones carry subscriptions.
     pub(crate) links: usize,
     pub(crate) span: Duration,
@@ -106,7 +110,7 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
     let patient_ns = until_ns + ns(settings.grace);
     // What is behind when the time is up is still sent, for a while.
     let over_ns = patient_ns + ns(SILENCE_MAX);
-    lane.poller.restart();
+    lane.poller.restart(settings.spins);
     let mut running = Running::new(settings, began_ns);
     let mut heard_ns = began_ns;
     loop {
@@ -226,7 +230,7 @@ impl Running {
             return Duration::from_micros(200);
         }
         let next_ns = self.began_ns + ((self.issued + 1) as f64 * 1e9 / self.settings.per_second) as u64;
-        Duration::from_nanos(next_ns.saturating_sub(now_ns).clamp(1_000, 1_000_000))
+        Duration::from_nanos(next_ns.saturating_sub(now_ns).clamp(PACE_NS_MIN, 1_000_000))
     }
 
     fn receive_ready(&mut self, lane: &mut Lane) -> anyhow::Result<u64> {

@@ -47,7 +47,7 @@ pub struct Plan {
     pub load_threads: usize,
     /// CPU of the first load thread, the others below it.
     pub pin_load: Option<usize>,
-    /// Load threads poll without sleeping.
+    /// Load threads may poll without sleeping, where the log does not matter.
     pub spins: bool,
     /// Seed of the order of renewals.
     pub seed: u64,

@@ -215,6 +215,7 @@ impl Run {
 pub(super) fn foreground(lane: &Lane, per_second: f64, span: Duration) -> OpenLoop {
     OpenLoop {
         per_second,
+        spins: true,
         links: lane.links.len(),
         span,
         split_ns: u64::MAX,

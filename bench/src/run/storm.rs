@@ -90,6 +90,7 @@ impl Run {
             let settings = OpenLoop {
                 links: if first { links } else { lane.links.len() },
                 ends: if first { Ends::Trickle(Trickle::new()) } else { Ends::None },
+                spins: false,
                 grace: Duration::from_secs(5),
                 drip: first.then_some(Drip { per_second: DRIP_PER_SECOND, ttl_ms: DRIP_TTL_MS, seed }),
                 ..foreground(lane, rate / threads as f64, span)
@@ -191,6 +192,7 @@ impl Run {
             let ends = if first { Ends::Storm(Storm::new(deadline_ns, count)) } else { Ends::Elsewhere };
             let settings = OpenLoop {
                 links: if first { links } else { lane.links.len() },
+                spins: false,
                 split_ns: deadline_ns,
                 ends,
                 grace,
