@@ -209,10 +209,7 @@ impl ServerProcess {
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let _ = self.child.kill();
-                    panic!("the server neither listens nor ends:\n{}", self.said());
-                }
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("the server neither listens nor ends"),
             }
         }
     }
@@ -333,6 +330,19 @@ impl ServerProcess {
         pages * 4096
     }
 
+    /// A line for each thread: name, state, system call, and where in the kernel.
+    fn threads(&self) -> String {
+        let mut lines = String::new();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        for task in tasks {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (name, wait, call) = (read("comm"), read("wchan"), read("syscall"));
+            let state = read("stat").rsplit(')').next().unwrap_or("").trim().chars().next().unwrap_or('?');
+            lines += &format!("{:<16} {state} {:<28} {}\n", name.trim(), wait.trim(), call.trim());
+        }
+        lines
+    }
+
     /// The state letter of `/proc/PID/stat`.
     fn process_state(&self) -> char {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process runs");
@@ -343,6 +353,9 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
+        if std::thread::panicking() && self.ended.is_none() {
+            eprintln!("---- what its threads wait for ----\n{}", self.threads());
+        }
         if self.ended.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();

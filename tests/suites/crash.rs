@@ -14,22 +14,22 @@ fn crash(name: &str, share_percent: u64, reshard: bool) {
     let rounds = (setting("TENURE_CRASH_ROUNDS", 100) * share_percent).div_ceil(100);
     let seed = setting("TENURE_CRASH_SEED", 2_026) + share_percent;
     let plan = Plan { seed, rounds, reshard };
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    match run(BINARY, dir.path(), plan) {
+    // Kept when the run fails, whichever way it does.
+    let dir = tempfile::tempdir().expect("a temporary directory").keep();
+    println!(
+        "{name} in {}; repeat with: TENURE_CRASH_SEED={} TENURE_CRASH_ROUNDS={} cargo test -p tenure-tests --test \
+         crash {name} -- --nocapture",
+        dir.display(),
+        setting("TENURE_CRASH_SEED", 2_026),
+        setting("TENURE_CRASH_ROUNDS", 100),
+    );
+    match run(BINARY, &dir, plan) {
         Ok(tally) => {
             println!("{name}: {rounds} kills, {tally:?}");
             assert_worthwhile(&tally, &plan);
+            let _ = std::fs::remove_dir_all(&dir);
         }
-        Err(broken) => {
-            let kept = dir.keep();
-            panic!(
-                "{broken}\nthe directory is kept: {}\nrepeat with: TENURE_CRASH_SEED={} TENURE_CRASH_ROUNDS={} \
-                 cargo test -p tenure-tests --test crash {name} -- --nocapture",
-                kept.display(),
-                setting("TENURE_CRASH_SEED", 2_026),
-                setting("TENURE_CRASH_ROUNDS", 100),
-            );
-        }
+        Err(broken) => panic!("{broken}"),
     }
 }
 

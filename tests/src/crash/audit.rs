@@ -13,7 +13,7 @@ use tenure_protocol::{Grant, Granted, LeaseId, Listed, Request, Response};
 use super::belief::{Presence, Verdict};
 use super::book::{Ask, LONG_TTL_MS, Op};
 use super::run::is_marker;
-use super::worker::Worker;
+use super::worker::{Worker, is_chosen};
 use crate::wire::Wire;
 
 /// Reads in flight at a time.
@@ -100,7 +100,7 @@ fn place(workers: &mut [Worker], lease: &Listed, asked_at: Instant) -> Verdict {
         let book = &worker.book;
         let matches = |ghost: &Ask| {
             let asked = book.asked_id(ghost);
-            let id_fits = if asked == LeaseId::NONE { true } else { asked == lease.id };
+            let id_fits = if is_chosen(lease.id) { asked == lease.id } else { asked == LeaseId::NONE };
             id_fits && ghost.ttl_ms == lease.ttl_ms
         };
         if let Some(index) = worker.book.ghosts.iter().position(matches) {

@@ -38,6 +38,15 @@ pub enum What {
     Gap,
 }
 
+/// What a reading of all streams gave.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// What they said, in their order.
+    pub notes: Vec<Note>,
+    /// By shard, the oldest position that the server still keeps.
+    pub oldest: Vec<Position>,
+}
+
 /// Reads the events of all shards from these positions, until the ends of all these markers have come; or,
 /// without markers, until the connection ends.
 ///
@@ -47,23 +56,24 @@ pub fn read_events(
     address: SocketAddr,
     from: &[Position],
     markers: Option<&[LeaseId]>,
-) -> Result<Vec<Note>, String> {
-    let mut notes = Vec::new();
-    let Ok(mut wire) = Wire::connect(address) else { return Ok(notes) };
+) -> Result<Reading, String> {
+    let mut reading = Reading { notes: Vec::new(), oldest: vec![Position(0); from.len()] };
+    let Ok(mut wire) = Wire::connect(address) else { return Ok(reading) };
+    let mut asked = HashMap::new();
     for (shard, &from) in (0..).zip(from) {
-        wire.queue(&Request::Subscribe { shard, from });
+        asked.insert(wire.queue(&Request::Subscribe { shard, from }), usize::from(shard));
     }
     let _ = wire.flush();
     let mut missing: Vec<LeaseId> = markers.unwrap_or(&[]).to_vec();
     loop {
         if markers.is_some() && missing.is_empty() {
-            return Ok(notes);
+            return Ok(reading);
         }
         let received = match wire.receive() {
             Ok(received) => received,
-            Err(error) if is_end(&error) && markers.is_none() => return Ok(notes),
+            Err(error) if is_end(&error) && markers.is_none() => return Ok(reading),
             Err(error) => {
-                let last = notes.last();
+                let last = reading.notes.last();
                 return Err(format!(
                     "S9 once: the streams stopped ({error}) before {missing:?}, after {last:?}"
                 ));
@@ -71,11 +81,11 @@ pub fn read_events(
         };
         let at = Instant::now();
         match received.response() {
-            Response::Subscribed { .. } => {}
+            Response::Subscribed { oldest, .. } => reading.oldest[asked[&received.request_id()]] = oldest,
             Response::Event(event) => {
-                let known = notes.len();
-                take_notes(&event, at, &mut notes);
-                for note in &notes[known..] {
+                let known = reading.notes.len();
+                take_notes(&event, at, &mut reading.notes);
+                for note in &reading.notes[known..] {
                     if let What::Ended(id, ..) = note.what {
                         missing.retain(|marker| *marker != id);
                     }
@@ -172,23 +182,24 @@ impl Journal {
         }
     }
 
-    /// Compares a second reading from the oldest positions with everything that was said before.
+    /// Compares a second reading from the oldest positions with what was said before of what is still kept.
     ///
     /// # Errors
     /// History has changed.
-    pub fn compare(&self, again: &[Note]) -> Result<(), String> {
+    pub fn compare(&self, again: &Reading) -> Result<(), String> {
         let mut second: Vec<BTreeMap<Position, &What>> = vec![BTreeMap::new(); self.history.len()];
-        for note in again.iter().filter(|note| note.what != What::Progress) {
+        for note in again.notes.iter().filter(|note| note.what != What::Progress) {
             if second[usize::from(note.shard)].insert(note.position, &note.what).is_some() {
                 return Err(format!("S9 once: one reading has a position twice: {note:?}"));
             }
         }
         for (shard, (first, second)) in self.history.iter().zip(&second).enumerate() {
+            let (oldest, end) = (again.oldest[shard], self.resume[shard]);
             let first: BTreeMap<Position, &What> =
-                first.iter().map(|(position, what)| (*position, what)).collect();
-            let end = self.resume[shard];
+                first.range(oldest..).map(|(p, what)| (*p, what)).collect();
             // The second reading may go on beyond the first.
-            let kept: BTreeMap<Position, &What> = second.range(..end).map(|(p, what)| (*p, *what)).collect();
+            let kept: BTreeMap<Position, &What> =
+                second.range(oldest..end.max(oldest)).map(|(p, what)| (*p, *what)).collect();
             if let Some(difference) = first.iter().find(|(position, what)| kept.get(position) != Some(what)) {
                 return Err(format!("S3: shard {shard} told {difference:?}, and later does not"));
             }
@@ -233,11 +244,15 @@ mod tests {
         let mut journal = journal();
         journal.note(&ended(80, 1)).unwrap();
         journal.note(&ended(96, 2)).unwrap();
-        journal.compare(&[ended(80, 1), ended(96, 2), ended(112, 3)]).unwrap();
-        assert!(journal.compare(&[ended(80, 1)]).is_err(), "one is missing");
-        assert!(journal.compare(&[ended(80, 1), ended(96, 3)]).is_err(), "one is another");
-        assert!(journal.compare(&[ended(80, 1), ended(88, 7), ended(96, 2)]).is_err(), "one is new");
-        assert!(journal.compare(&[ended(80, 1), ended(80, 1), ended(96, 2)]).is_err(), "one is there twice");
+        let again = |oldest, notes: &[Note]| {
+            journal.compare(&Reading { notes: notes.to_vec(), oldest: vec![Position(oldest)] })
+        };
+        again(64, &[ended(80, 1), ended(96, 2), ended(112, 3)]).unwrap();
+        again(90, &[ended(96, 2)]).expect("what is no longer kept is not owed");
+        assert!(again(64, &[ended(80, 1)]).is_err(), "one is missing");
+        assert!(again(64, &[ended(80, 1), ended(96, 3)]).is_err(), "one is another");
+        assert!(again(64, &[ended(80, 1), ended(88, 7), ended(96, 2)]).is_err(), "one is new");
+        assert!(again(64, &[ended(80, 1), ended(80, 1), ended(96, 2)]).is_err(), "one is there twice");
     }
 
     #[test]

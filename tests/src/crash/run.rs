@@ -165,7 +165,7 @@ impl Run<'_> {
             (verdicts, follower.join().expect("the follower does not panic"))
         });
         verdicts.into_iter().collect::<Verdict>()?;
-        self.take_notes(&events?)
+        self.take_notes(&events?.notes)
     }
 
     /// Grants and revokes a lease on each shard: when its end comes by in the stream, everything that had
@@ -196,8 +196,8 @@ impl Run<'_> {
     /// Reads the streams up to everything that has been told, and asks for what is owed.
     fn catch_up(&mut self, address: SocketAddr) -> Verdict {
         let markers = self.place_markers(address)?;
-        let notes = read_events(address, &self.journal.resume, Some(&markers))?;
-        self.take_notes(&notes)?;
+        let reading = read_events(address, &self.journal.resume, Some(&markers))?;
+        self.take_notes(&reading.notes)?;
         self.check_owed(false)
     }
 

@@ -23,6 +23,18 @@ const CHOSEN_COUNT: u64 = 40;
 /// Items of one lease at most; with the longest items a dying lease then leaves in several slices.
 const ITEM_COUNT_MAX: usize = 60;
 
+/// The `number`th ID of a worker: half of them negative in etcd's reading, all of them close together.
+fn chosen_id(worker: u64, number: u64) -> LeaseId {
+    LeaseId((worker << 32 | number) | (number & 1) << 63)
+}
+
+/// Whether this is an ID that some worker chooses.
+#[must_use]
+pub fn is_chosen(id: LeaseId) -> bool {
+    let (worker, number) = (id.0 >> 32 & 0x7FFF_FFFF, id.0 & 0xFFFF_FFFF);
+    worker < 1_000 && (1..=CHOSEN_COUNT).contains(&number)
+}
+
 /// A client with a memory.
 #[derive(Debug)]
 pub struct Worker {
@@ -41,10 +53,7 @@ impl Worker {
     /// A new client.
     #[must_use]
     pub fn new(index: u64, mut random: Random) -> Worker {
-        let ids = (1..=CHOSEN_COUNT).map(|number| {
-            // Half of them negative in etcd's reading, all of them close together.
-            LeaseId((index << 32 | number) | (number & 1) << 63)
-        });
+        let ids = (1..=CHOSEN_COUNT).map(|number| chosen_id(index, number));
         let client_id = random.next() | 1;
         Worker { index, book: Book::new(ids), client_id, random, serial: 0, in_flight: HashMap::new() }
     }
