@@ -7,6 +7,8 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::human;
+
 /// How often the p99 is published and the line is drawn.
 pub(crate) const REFRESH: Duration = Duration::from_millis(200);
 
@@ -73,21 +75,24 @@ impl Glance {
         notice.operations.store(operations, Ordering::Relaxed);
         if now_ns - self.published_ns >= REFRESH.as_nanos() as u64 {
             self.published_ns = now_ns;
-            notice.p99_ns.store(self.p99_ns(), Ordering::Relaxed);
-            self.buckets.fill(0);
+            // Nothing came in the last moments: what was said before is still the news.
+            if let Some(p99_ns) = self.p99_ns() {
+                notice.p99_ns.store(p99_ns, Ordering::Relaxed);
+                self.buckets.fill(0);
+            }
         }
     }
 
-    fn p99_ns(&self) -> u64 {
+    fn p99_ns(&self) -> Option<u64> {
         let total: u64 = self.buckets.iter().map(|&count| u64::from(count)).sum();
         let mut above = total / 100;
         for (index, &count) in self.buckets.iter().enumerate().rev() {
             if u64::from(count) > above {
-                return lowest_of(index);
+                return Some(lowest_of(index));
             }
             above -= u64::from(count);
         }
-        0
+        None
     }
 }
 
@@ -109,19 +114,12 @@ pub(crate) struct Progress {
     quiet: bool,
     drawn: Instant,
     seen: (u64, Instant),
-    rate: f64,
 }
 
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Progress {
         let now = Instant::now();
-        Progress {
-            draws: !quiet && std::io::stderr().is_terminal(),
-            quiet,
-            drawn: now,
-            seen: (0, now),
-            rate: 0.0,
-        }
+        Progress { draws: !quiet && std::io::stderr().is_terminal(), quiet, drawn: now, seen: (0, now) }
     }
 
     /// A phase begins.
@@ -139,13 +137,11 @@ impl Progress {
         }
         self.drawn = Instant::now();
         let operations = board.operations();
-        self.rate = operations.saturating_sub(self.seen.0) as f64 / self.seen.1.elapsed().as_secs_f64();
+        let rate = operations.saturating_sub(self.seen.0) as f64 / self.seen.1.elapsed().as_secs_f64();
         self.seen = (operations, self.drawn);
-        eprint!(
-            "\r\x1b[K{label}  {}/s  p99 {}",
-            crate::human::count(self.rate),
-            crate::human::span(board.p99())
-        );
+        let p99 = board.p99();
+        let p99 = if p99.is_zero() { "-".to_owned() } else { human::span(p99) };
+        eprint!("\r\x1b[K{label}  {}/s  p99 {p99}", human::count(rate));
         let _ = std::io::stderr().flush();
     }
 
@@ -169,9 +165,9 @@ mod tests {
         glance.record(40_000, 985);
         glance.record(3_000_000, 10);
         glance.record(90_000_000, 5);
-        let p99_ns = glance.p99_ns();
+        let p99_ns = glance.p99_ns().unwrap();
         assert!((3_000_000 * 7 / 8..=3_000_000).contains(&p99_ns), "{p99_ns}");
-        assert_eq!(Glance::new().p99_ns(), 0);
+        assert_eq!(Glance::new().p99_ns(), None);
     }
 
     #[test]
