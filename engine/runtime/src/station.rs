@@ -57,6 +57,8 @@ pub struct Station {
     hubs: Arc<[Arc<EventHub>]>,
     peers: Peers,
     inbox: Arc<Inbox>,
+    /// The messages of a turn; empty between turns.
+    arrived: Vec<Message>,
     clock: EngineClock,
     now: Time,
     /// Replies for this core's service.
@@ -100,6 +102,7 @@ impl Station {
             pending: PendingEvents::default(),
             hubs,
             inbox: Arc::clone(&inboxes[usize::from(index.0)]),
+            arrived: Vec::new(),
             peers: Peers::new(index, inboxes),
             clock,
             now,
@@ -160,16 +163,21 @@ impl Station {
         self.stopping
     }
 
-    /// Starts a turn: reads the clock, notices a pause, takes what arrived in the inbox.
+    /// Starts a turn: takes what arrived in the inbox, reads the clock, notices a pause.
+    ///
+    /// In this order: a thread can be preempted for milliseconds between any two steps, and a request that is taken
+    /// after the clock was read would be dated before it was sent (S2).
     pub fn begin_turn(&mut self) {
         self.turn_started = Instant::now();
+        let mut arrived = std::mem::take(&mut self.arrived);
+        arrived.extend(std::iter::from_fn(|| self.inbox.pop()).take(limits::INBOX_MESSAGES_PER_TURN));
         let before = self.now;
         self.now = self.clock.now().max(before);
         self.notice_pause(before);
-        for _ in 0..limits::INBOX_MESSAGES_PER_TURN {
-            let Some(message) = self.inbox.pop() else { break };
+        for message in arrived.drain(..) {
             self.receive(message);
         }
+        self.arrived = arrived;
     }
 
     /// Ends a turn: expires and keeps up within a time slice (L3), seals the batch when it is worth
