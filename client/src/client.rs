@@ -115,7 +115,8 @@ impl Client {
             links,
             is_closed: Mutex::new(false),
             next_sequence: AtomicU64::new(1),
-            next_link: AtomicU64::new(0),
+            // From a random place: processes that make one lease each must not all fill shard 0.
+            next_link: AtomicU64::new(u64::from(rand::random::<u16>())),
             keeper: OnceLock::new(),
         };
         inner.links[0].get_or_init(|| Link::start(shared, Some(0), Some(first)));

@@ -69,8 +69,11 @@ impl Store {
     pub(crate) fn open(config: &Config, cpu_count: u16) -> Result<Store, OpenError> {
         let Some(path) = &config.data_dir else {
             let shard_count = config.shard_count.unwrap_or(cpu_count.max(1));
-            let fresh =
-                |index| ShardConfig { seed: rand::random(), ..shard_config(index, shard_count, config) };
+            let fresh = |index| ShardConfig {
+                seed: rand::random(),
+                generation_base: random_generation_base(index, shard_count),
+                ..shard_config(index, shard_count, config)
+            };
             let shards = (0..shard_count).map(ShardIndex).map(fresh).collect();
             return Ok(Store { inner: Arc::new(Inner { shards, disk: None, resharded_from: None }) });
         };
@@ -175,6 +178,14 @@ impl Store {
             tracing::warn!(%error, "the clean end of the log could not be noted");
         }
     }
+}
+
+/// Nothing remembers which IDs an engine in memory gave out before it was started again, so each
+/// start counts from another place: an old holder's ID must not hit somebody else's lease.
+fn random_generation_base(index: ShardIndex, shard_count: u16) -> u64 {
+    let range = generation_range(index, shard_count);
+    // The first half, so that at least as many generations follow.
+    range.start + rand::random::<u64>() % ((range.end - range.start) / 2)
 }
 
 /// Rebuilds a shard from its log.

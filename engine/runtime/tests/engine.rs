@@ -370,3 +370,13 @@ fn weaker_durabilities_answer_at_once_and_lose_nothing_at_a_stop() {
         assert_eq!(engine.handle().dump().wait().unwrap(), dump, "S4 replay-equal, {durability:?}");
     }
 }
+
+#[test]
+fn an_engine_in_memory_does_not_give_out_the_ids_of_its_predecessor() {
+    let first_id = || {
+        let engine = Engine::open(&manual(Driver::Ring, 1)).unwrap();
+        engine.handle().grant(secs(1)).wait().unwrap().id
+    };
+    let ids: BTreeSet<LeaseId> = (0..8).map(|_| first_id()).collect();
+    assert_eq!(ids.len(), 8, "an old holder's ID must not hit somebody else's lease");
+}
