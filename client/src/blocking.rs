@@ -24,7 +24,7 @@ use crate::machine::LossReason;
 ///
 /// ```no_run
 /// # fn main() -> Result<(), tenure_client::Error> {
-/// let client = tenure_client::BlockingClient::connect("localhost:7117")?;
+/// let client = tenure_client::BlockingClient::connect("localhost:7070")?;
 /// let lease = client.grant_kept(10_000)?;
 /// assert!(lease.is_alive());
 /// client.revoke(lease.id())?;

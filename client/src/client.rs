@@ -66,7 +66,7 @@ impl Lease {
 /// # async fn example() -> Result<(), tenure_client::Error> {
 /// use tenure_client::Client;
 ///
-/// let client = Client::connect("localhost:7117").await?;
+/// let client = Client::connect("localhost:7070").await?;
 /// let lease = client.grant(10_000).await?;
 /// client.attach(lease.id, "/services/db/1").await?;
 /// println!("lease {} granted, token {}", lease.id, lease.token);

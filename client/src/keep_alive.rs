@@ -63,7 +63,7 @@ impl Held {
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tenure_client::Error> {
-/// # let client = tenure_client::Client::connect("localhost:7117").await?;
+/// # let client = tenure_client::Client::connect("localhost:7070").await?;
 /// let lease = client.grant_kept(10_000).await?;
 /// while lease.is_alive() {
 ///     // Do a piece of the work that only the holder may do.

@@ -12,7 +12,7 @@
 //! use tenure_client::{Client, SubscribeFrom};
 //!
 //! # async fn example() -> Result<(), tenure_client::Error> {
-//! let client = Client::connect("localhost:7117").await?;
+//! let client = Client::connect("localhost:7070").await?;
 //!
 //! // A lease that stays alive as long as this process does.
 //! let lease = client.grant_kept(5_000).await?;

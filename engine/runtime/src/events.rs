@@ -3,7 +3,7 @@
 //!
 //! The stream of a shard *is* its log, reduced to the records that end leases. The newest part is
 //! kept in memory by an [`EventHub`]; a consumer that asks for older positions is served from the
-//! log files until it has caught up ([`history`]). Nothing is queued per consumer, so a slow one
+//! log files until it has caught up (`history`). Nothing is queued per consumer, so a slow one
 //! costs nothing and only falls behind.
 //!
 //! - **S9 once**: each end has one position. Delivery is at least once; a consumer that stores the

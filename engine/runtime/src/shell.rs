@@ -1,7 +1,7 @@
 //! The shells that run a core: they own the thread, move its bytes and call the station's turn.
 //!
 //! Two of them, chosen by [`Driver`](crate::config::Driver): [`ring`] (a raw io_uring per core) and
-//! [`glommio`] (an executor per core). Both drive the same sans-I/O [`Station`](crate::Station), and
+//! [`glommio`] (an executor per core). Both drive the same sans-I/O [`Station`](crate::station::Station), and
 //! both give room to a *service*: what shares the core with the shard, such as a network front.
 
 pub mod glommio;

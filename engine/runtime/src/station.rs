@@ -6,8 +6,8 @@
 //! submits [`next_write`](Station::next_write) and sleeps no longer than [`sleep`](Station::sleep).
 //!
 //! - **S1 one-shard**: the shard is a plain field, reached through `&mut` on one thread.
-//! - **S3 ack-after-durable**: every answer goes through [`Station::answer`], which holds it in the
-//!   gate unless its position is durable; events are published in [`Station::release`] only.
+//! - **S3 ack-after-durable**: every answer goes through `Station::answer`, which holds it in the
+//!   gate unless its position is durable; events are published in `Station::release` only.
 //! - **S6 time-forward**: `now` is taken once a turn and never goes back.
 //! - **S8 bounded**: a backed-up log refuses writes and stops expiry; a full peer refuses forwards.
 //! - **L3 fair**: expiry and upkeep share a bounded slice of each turn; after a pause of the process
