@@ -260,7 +260,10 @@ impl Session {
     fn refuse(&mut self, request_id: RequestId, refusal: Refusal, detail: u64, text: &str, desk: &mut Desk) {
         desk.refusals += 1;
         reply::refused(&mut self.out, request_id, refusal, detail, text);
-        if refusal.is_fatal() {
+        if refusal == Refusal::ShuttingDown {
+            // A shard may refuse before this core has heard of the stop: the goodbye is due all the same.
+            self.go_away(refusal, "");
+        } else if refusal.is_fatal() {
             self.finish();
         }
     }
