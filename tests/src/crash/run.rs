@@ -279,11 +279,20 @@ impl Run<'_> {
             revoke_all(worker, address)?;
         }
         let mut wire = Wire::connect(address).map_err(|error| format!("cannot connect: {error}"))?;
-        eventually("every lease has ended", || {
-            let (listed, _) = list_all(&mut wire).expect("the list is answered");
-            let waiting = wire.info(tag::LEASES);
-            (listed.is_empty() && waiting == 0).then_some(())
-        });
+        let started = std::time::Instant::now();
+        loop {
+            let (listed, _) = list_all(&mut wire)?;
+            let counted = wire.info(tag::LEASES);
+            if listed.is_empty() && counted == 0 {
+                break;
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(format!(
+                    "L1 bounded-lateness: {counted} leases, among them {:?}",
+                    listed.first()
+                ));
+            }
+        }
         let started = std::time::Instant::now();
         while self.catch_up(address).is_err() || self.check_owed(true).is_err() {
             // Items of big leases leave in slices after their end; L1 lets them take their time, not for ever.

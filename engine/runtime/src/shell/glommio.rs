@@ -20,7 +20,7 @@ use std::time::Duration;
 use event_listener::Event;
 use glommio::io::{DmaFile, OpenOptions, PollableFd};
 use glommio::timer::Timer;
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
 use crate::error::OpenError;
 use crate::journal::LogWrite;
@@ -31,11 +31,19 @@ const IO_MEMORY_BYTES: usize = 1 << 20;
 /// How often a busy task is asked to give way.
 const PREEMPT_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Longest sleep of an executor. Now and then it parks although a task of its own has been woken
-/// (seen with glommio-ng 0.12.0: a completed log write whose task ran only after the next event,
-/// in one of ten runs of a busy test), so there is always a next event soon. It costs about 0.5 %
-/// of a core.
+/// The same while a core comes up: longer than any thread is kept from its CPU.
+///
+/// glommio-ng 0.12.0 arms the preemption timer, and only then looks for tasks to run; a thread that
+/// loses its CPU in between finds the timer fired, runs nothing, takes the timer's completion for no
+/// event, and parks beside tasks that are ready. Before the first task has run nothing would ever wake
+/// it. (Every time under `strace -e inject=io_uring_enter:delay_exit=300`.)
+const PREEMPT_INTERVAL_START: Duration = Duration::from_secs(1);
+
+/// Longest sleep of an executor, for the same reason: there is always a next event soon. It costs about
+/// 0.5 % of a core.
 const PULSE: Duration = Duration::from_millis(5);
+/// Pulses side by side, so that one is still to come when another's own task is passed over.
+const PULSE_COUNT: u32 = 2;
 
 /// What shares a glommio core with the shard.
 pub trait GlommioService: 'static {
@@ -86,7 +94,7 @@ pub(crate) fn run<S: GlommioService>(
 ) -> Result<(), OpenError> {
     let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
         .io_memory(IO_MEMORY_BYTES)
-        .preempt_timer(PREEMPT_INTERVAL)
+        .preempt_timer(PREEMPT_INTERVAL_START)
         .spin_before_park(spin)
         .make()
         .map_err(|error| OpenError::Driver {
@@ -103,11 +111,23 @@ pub(crate) fn run<S: GlommioService>(
             nudge: Event::new(),
             files: RefCell::default(),
         });
-        let bell = glommio::spawn_local(listen_to_bell(Rc::clone(&core)));
-        let pulse = glommio::spawn_local(pulse());
-        turns(&core, Rc::new(service)).await;
-        pulse.cancel().await;
-        bell.cancel().await;
+        let pulses: Vec<_> = (0..PULSE_COUNT)
+            .map(|number| glommio::spawn_local(pulse(PULSE * number / PULSE_COUNT)))
+            .collect();
+        // They set their timers before there is a task that could be passed over.
+        glommio::executor().yield_now().await;
+        let urgent = Latency::Matters(PREEMPT_INTERVAL);
+        let queue = glommio::executor().create_task_queue(Shares::default(), urgent, "core");
+        // What the core spawns stays in its queue.
+        let work = async move {
+            let bell = glommio::spawn_local(listen_to_bell(Rc::clone(&core)));
+            turns(&core, Rc::new(service)).await;
+            bell.cancel().await;
+        };
+        glommio::spawn_local_into(work, queue).expect("the queue was just made").await;
+        for pulse in pulses {
+            pulse.cancel().await;
+        }
         Ok(())
     })
 }
@@ -162,7 +182,8 @@ async fn rest(core: &Core, wait: Option<Duration>) {
 }
 
 /// Keeps the executor from sleeping for long: see [`PULSE`].
-async fn pulse() {
+async fn pulse(first: Duration) {
+    Timer::new(first).await;
     loop {
         Timer::new(PULSE).await;
     }
