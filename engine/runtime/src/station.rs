@@ -254,6 +254,11 @@ impl Station {
         }
     }
 
+    /// The way into this core, for threads that serve it.
+    pub(crate) fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.inbox)
+    }
+
     /// Announces sleep to senders. False: something arrived, take another turn.
     #[must_use]
     pub fn prepare_sleep(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The fallback shell: a glommio executor per core, for kernels without what the ring shell needs.
 //!
-//! One task runs the station's turns; log writes and connections are tasks beside it. They share
+//! One task runs the station's turns; connections are tasks beside it, log writes have a thread. They share
 //! the station through [`Core`], borrowing it only between awaits, and *nudge* the turn task when
 //! they have put something in. Readiness instead of completions costs about 1.5 times the CPU per
 //! request of the ring shell (docs/decisions/0002), which is why this is not the default.
@@ -11,19 +11,15 @@
 //! O_DSYNC; and an executor may park beside a task that was woken, which a pulse bounds.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use event_listener::Event;
-use glommio::io::{DmaFile, OpenOptions, PollableFd};
+use glommio::io::PollableFd;
 use glommio::timer::Timer;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
 use crate::error::OpenError;
-use crate::journal::LogWrite;
 use crate::station::{Sleep, Station};
 
 /// DMA memory of an executor, bytes: two executors fit the common memlock limit of 8 MiB.
@@ -44,6 +40,10 @@ const PREEMPT_INTERVAL_START: Duration = Duration::from_secs(1);
 const PULSE: Duration = Duration::from_millis(5);
 /// Pulses side by side, so that one is still to come when another's own task is passed over.
 const PULSE_COUNT: u32 = 2;
+
+mod writer;
+
+use writer::Writer;
 
 /// What shares a glommio core with the shard.
 pub trait GlommioService: 'static {
@@ -75,7 +75,6 @@ pub struct Core {
     pub station: RefCell<Station>,
     nudged: Cell<bool>,
     nudge: Event,
-    files: RefCell<HashMap<PathBuf, Rc<DmaFile>>>,
 }
 
 impl Core {
@@ -105,12 +104,8 @@ pub(crate) fn run<S: GlommioService>(
         })?;
     executor.run(async move {
         let Some((station, service)) = make()? else { return Ok(()) };
-        let core = Rc::new(Core {
-            station: RefCell::new(station),
-            nudged: Cell::new(false),
-            nudge: Event::new(),
-            files: RefCell::default(),
-        });
+        let core =
+            Rc::new(Core { station: RefCell::new(station), nudged: Cell::new(false), nudge: Event::new() });
         let pulses: Vec<_> = (0..PULSE_COUNT)
             .map(|number| glommio::spawn_local(pulse(PULSE * number / PULSE_COUNT)))
             .collect();
@@ -134,50 +129,51 @@ pub(crate) fn run<S: GlommioService>(
 
 async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
     Rc::clone(&service).start(core);
+    let writer = Writer::start(&core.station.borrow());
     loop {
         core.nudged.set(false);
-        let (sleep, writes, done) = {
+        let (sleep, done) = {
             let mut station = core.station.borrow_mut();
+            for (id, result) in writer.done() {
+                if let Err(fault) = station.write_completed(id, result) {
+                    super::end_process(&fault);
+                }
+            }
             station.begin_turn();
             service.turn(core, &mut station);
             station.end_turn();
             if let Err(fault) = station.mind_log() {
                 super::end_process(&fault);
             }
-            let writes: Vec<LogWrite> = std::iter::from_fn(|| station.next_write()).collect();
+            while let Some(write) = station.next_write() {
+                writer.submit(write);
+            }
             service.flush(core, &mut station);
             let done = station.is_stopping() && service.is_drained() && station.is_drained();
-            (station.sleep(), writes, done)
+            (station.sleep(), done)
         };
         if done {
             return;
         }
-        for write in writes {
-            glommio::spawn_local(perform_write(Rc::clone(core), write)).detach();
-        }
         match sleep {
             Sleep::No => glommio::executor().yield_now().await,
-            Sleep::For(wait) => rest(core, Some(wait)).await,
-            Sleep::Forever => rest(core, None).await,
+            Sleep::For(wait) => rest(core, wait.min(PULSE)).await,
+            Sleep::Forever => rest(core, PULSE).await,
         }
     }
 }
 
-/// Sleeps until a nudge, the bell, or `wait` is over.
-async fn rest(core: &Core, wait: Option<Duration>) {
+/// Sleeps until a nudge, the bell, or `wait` is over: at most a pulse, so that a wake that was lost
+/// only delays.
+async fn rest(core: &Core, wait: Duration) {
     let nudge = core.nudge.listen();
     if core.nudged.get() || !core.station.borrow().prepare_sleep() {
         return glommio::executor().yield_now().await;
     }
-    match wait {
-        Some(wait) => {
-            let timer = async {
-                Timer::new(wait).await;
-            };
-            futures_lite::future::or(nudge, timer).await;
-        }
-        None => nudge.await,
-    }
+    let timer = async {
+        Timer::new(wait).await;
+    };
+    futures_lite::future::or(nudge, timer).await;
     core.station.borrow().woke();
 }
 
@@ -196,34 +192,4 @@ async fn listen_to_bell(core: Rc<Core>) {
         core.station.borrow().silence_bell();
         core.nudge();
     }
-}
-
-async fn perform_write(core: Rc<Core>, write: LogWrite) {
-    let result = write_segment(&core, &write).await;
-    let outcome = core.station.borrow_mut().write_completed(write.id, result);
-    if let Err(fault) = outcome {
-        super::end_process(&fault);
-    }
-    core.nudge();
-}
-
-async fn write_segment(core: &Core, write: &LogWrite) -> io::Result<usize> {
-    let file = open_segment(core, write.file.path()).await?;
-    let mut buffer = file.alloc_dma_buffer(write.length);
-    buffer.as_bytes_mut()[..write.length].copy_from_slice(core.station.borrow().write_bytes(write));
-    file.write_at(buffer, write.offset).await.map_err(io::Error::from)
-}
-
-/// The segment's file in this executor, opened once. Only the newest two are kept open.
-async fn open_segment(core: &Core, path: &Path) -> io::Result<Rc<DmaFile>> {
-    if let Some(file) = core.files.borrow().get(path) {
-        return Ok(Rc::clone(file));
-    }
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).dma_open(path).await?;
-    let file = Rc::new(file);
-    let mut files = core.files.borrow_mut();
-    let newest = files.keys().max().cloned();
-    files.retain(|kept, _| Some(kept) == newest.as_ref());
-    files.insert(path.to_owned(), Rc::clone(&file));
-    Ok(file)
 }
