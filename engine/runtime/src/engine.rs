@@ -17,6 +17,7 @@ use tenure_core::{ShardIndex, Time};
 
 use crate::clock::EngineClock;
 use crate::config::{Clock, Config, Driver};
+use crate::ending::Ending;
 use crate::error::{Error, OpenError};
 use crate::handle::{Handle, Shared};
 use crate::inbox::{Inbox, Message, NotTaken};
@@ -138,6 +139,7 @@ impl Engine {
             opened: Opened { driver, fallback, resharded_from: store.resharded_from(), ..Opened::default() },
             store: None,
         };
+        let ending = Arc::new(Ending::new(inboxes));
         let (reports, reported) = mpsc::channel();
         let mut starts = Vec::new();
         for index in (0..shard_count).map(ShardIndex) {
@@ -150,6 +152,7 @@ impl Engine {
                 config: config.clone(),
                 store: store.clone(),
                 shared: Arc::clone(&engine.handle.shared),
+                ending: Arc::clone(&ending),
                 services: Arc::clone(services),
                 reports: reports.clone(),
                 start: started,
@@ -310,6 +313,7 @@ struct CoreSetup<S> {
     config: Config,
     store: Store,
     shared: Arc<Shared>,
+    ending: Arc<Ending>,
     services: Arc<S>,
     reports: Sender<Report>,
     start: Receiver<Start>,
@@ -384,6 +388,7 @@ impl<S: Services> CoreSetup<S> {
             journal,
             hubs: Arc::clone(&self.shared.hubs),
             inboxes: Arc::clone(&self.shared.inboxes),
+            ending: Arc::clone(&self.ending),
             clock,
             snapshotting,
         });

@@ -32,6 +32,7 @@ pub mod shell;
 pub mod station;
 
 mod clock;
+mod ending;
 mod engine;
 mod gate;
 mod handle;

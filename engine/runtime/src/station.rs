@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tenure_core::{LeaseId, Position, RecordBuffer, Refusal, Renewed, Shard, ShardIndex, Time};
 
 use crate::clock::EngineClock;
+use crate::ending::Ending;
 use crate::error::Unavailable;
 use crate::events::{EventHub, PendingEvents};
 use crate::gate::Gate;
@@ -68,6 +69,9 @@ pub struct Station {
     settling: Vec<oneshot::Sender<()>>,
     snapshotting: Snapshotting,
     stopping: bool,
+    ending: Arc<Ending>,
+    /// This core's service is among those that `ending` counts as drained.
+    service_drained: bool,
     /// Expiry is held until then because the process was paused.
     grace_until: Option<Time>,
     background_more: bool,
@@ -83,13 +87,14 @@ pub(crate) struct Parts {
     pub(crate) journal: Journal,
     pub(crate) hubs: Arc<[Arc<EventHub>]>,
     pub(crate) inboxes: Arc<[Arc<Inbox>]>,
+    pub(crate) ending: Arc<Ending>,
     pub(crate) clock: EngineClock,
     pub(crate) snapshotting: Snapshotting,
 }
 
 impl Station {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { shard, index, journal, hubs, inboxes, clock, snapshotting } = parts;
+        let Parts { shard, index, journal, hubs, inboxes, ending, clock, snapshotting } = parts;
         let now = clock.now();
         let records = RecordBuffer::new(journal.open_position(), now);
         Station {
@@ -111,6 +116,8 @@ impl Station {
             settling: Vec::new(),
             snapshotting,
             stopping: false,
+            ending,
+            service_drained: false,
             grace_until: None,
             background_more: false,
             turn_started: Instant::now(),
@@ -303,10 +310,22 @@ impl Station {
         self.peers.send_parcel(core, parcel)
     }
 
-    /// Whether stopping is complete: nothing held, nothing in flight, the log flushed.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.stopping && self.gate.is_empty() && self.record_bytes() == 0 && self.journal.is_idle()
+    /// Whether this core may end: the engine is stopping, no core's service needs this one any more, everything asked
+    /// was answered, the log is flushed. A shell asks after every turn, and says whether its own service is drained.
+    pub fn may_end(&mut self, service_drained: bool) -> bool {
+        if !self.stopping || !service_drained {
+            return false;
+        }
+        if !self.service_drained {
+            self.service_drained = true;
+            self.ending.drained();
+        }
+        self.ending.all_drained() && self.inbox.is_empty() && !self.peers.waiting() && self.is_flushed()
+    }
+
+    /// Nothing held, nothing in flight.
+    fn is_flushed(&self) -> bool {
+        self.gate.is_empty() && self.record_bytes() == 0 && self.journal.is_idle()
     }
 
     /// A hint that `id` will be renewed on this core in a moment.

@@ -149,7 +149,7 @@ async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
                 writer.submit(write);
             }
             service.flush(core, &mut station);
-            let done = station.is_stopping() && service.is_drained() && station.is_drained();
+            let done = station.may_end(service.is_drained());
             (station.sleep(), done)
         };
         if done {

@@ -196,7 +196,7 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
             submit_write(&mut ring, &write);
         }
         service.flush(&mut ring, &mut station);
-        if station.is_stopping() && service.is_drained() && station.is_drained() {
+        if station.may_end(service.is_drained()) {
             return;
         }
         if traffic {
