@@ -3,8 +3,8 @@
 //! It finds what the server can do at most. Its latencies are those of a server under as much load as
 //! it takes, and they hide what would have been asked during a stall; the open loop does not.
 //!
-//! One read, one clock reading, one write per link and turn: a link whose 32 replies arrive together
-//! sends its next 32 requests together. The clock is read after the read and stands for the sending
+//! One receive, one clock reading, one send per link and turn: a link whose 32 replies arrive together
+//! sends its next 32 requests together. The clock is read after the receive and stands for the sending
 //! of the next requests too, a little before they leave, so that a latency is never too small.
 //!
 //! Filling and revoking are jobs to be finished: what the server was too busy for is asked for again, as
@@ -100,11 +100,11 @@ struct Running<'a> {
 /// # Errors
 /// When a connection fails or the server stops answering.
 pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyhow::Result<Tally> {
-    let Lane { poller, links, stock, clock, ready, index, .. } = lane;
+    let mut ring = lane.ring(settings.operation.is_in_memory())?;
+    let Lane { links, stock, clock, index, .. } = lane;
     let notice = &board.notices[*index];
     let began_ns = clock.now_ns();
     let until_ns = began_ns + crate::clock::ns(settings.span);
-    poller.restart(settings.operation.is_in_memory());
     let mut running = Running {
         settings,
         stock,
@@ -115,15 +115,29 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
         bulk: Bulk::default(),
     };
     let mut now_ns = began_ns;
-    for link in links.iter_mut().take(settings.links) {
+    for (wire, link) in links.iter_mut().take(settings.links).enumerate() {
         now_ns = clock.now_ns();
         running.send(link, settings.depth, now_ns)?;
-        link.flush()?;
+        link.send(wire, &mut ring);
     }
     let mut heard_ns = now_ns;
     while running.in_flight > 0 {
-        poller.wait(Duration::from_millis(50), ready)?;
-        if ready.is_empty() {
+        ring.wait(Duration::from_millis(50))?;
+        let mut arrived = false;
+        while let Some(arrival) = ring.next()? {
+            let wire = arrival.wire;
+            let link = &mut links[wire];
+            link.take(arrival, &mut ring);
+            now_ns = clock.now_ns();
+            let done = running.receive(link, now_ns)?;
+            if now_ns < until_ns && !board.should_stop() {
+                running.send(link, done, now_ns)?;
+            }
+            link.send(wire, &mut ring);
+            heard_ns = now_ns;
+            arrived = true;
+        }
+        if !arrived {
             now_ns = clock.now_ns();
             if now_ns - heard_ns > crate::clock::ns(SILENCE_MAX) {
                 bail!(
@@ -132,27 +146,12 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
                 );
             }
         }
-        for &link in ready.iter() {
-            let link = &mut links[link];
-            loop {
-                let emptied = link.read()?;
-                now_ns = clock.now_ns();
-                let done = running.receive(link, now_ns)?;
-                if now_ns < until_ns && !board.should_stop() {
-                    running.send(link, done, now_ns)?;
-                }
-                if emptied {
-                    break;
-                }
-            }
-            link.flush()?;
-            heard_ns = now_ns;
-        }
         running.glance.publish(notice, running.tally.operations, now_ns);
     }
     let mut tally = running.tally;
     tally.elapsed_ns = now_ns - began_ns;
-    tally.busy_ns = poller.busy_ns();
+    tally.busy_ns = ring.busy_ns();
+    ring.close(|wire, bytes| links[wire].machine.receive(bytes))?;
     Ok(tally)
 }
 

@@ -1,6 +1,6 @@
 //! A lane: one load thread with its connections and the leases that it works on.
 //!
-//! Lanes share nothing: each has its sockets, its poller and, per shard, its list of leases, so that a
+//! Lanes share nothing: each has its sockets, its ring and, per shard, its list of leases, so that a
 //! lane renews only what it granted itself. Routing is any client's (S1): a link works on the leases of
 //! the shard that serves it, and a granted ID is filed under `shard_of(id)`.
 //!
@@ -9,7 +9,6 @@
 
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::time::Duration;
 
 use anyhow::Context;
 use rand::SeedableRng;
@@ -20,7 +19,7 @@ use tenure_protocol::{LeaseId, shard_of};
 use crate::clock::Clock;
 use crate::host;
 use crate::link::{Introduction, Link};
-use crate::poller::Poller;
+use crate::ring::Ring;
 
 /// How lanes are made.
 #[derive(Clone, Debug)]
@@ -38,11 +37,10 @@ pub(crate) struct Lane {
     pub(crate) index: usize,
     pub(crate) cpu: Option<usize>,
     pub(crate) clock: Clock,
-    pub(crate) poller: Poller,
+    /// This thread has its CPU to itself and may poll.
+    may_spin: bool,
     pub(crate) links: Vec<Link>,
     pub(crate) stock: Stock,
-    /// Indexes of links where something happened; kept for its memory.
-    pub(crate) ready: Vec<usize>,
 }
 
 /// The leases of a lane.
@@ -110,22 +108,20 @@ impl Lane {
         settings: &LaneSettings,
         handshakes: &mut Vec<u64>,
     ) -> anyhow::Result<Lane> {
-        let poller = Poller::new(settings.spins).context("cannot make an epoll instance")?;
         let mut lane = Lane {
             index,
             cpu: settings.cpu,
             clock,
-            poller,
+            may_spin: settings.spins,
             links: Vec::with_capacity(settings.connections),
             stock: Stock::new(settings.shard_count),
-            ready: Vec::new(),
         };
         for number in 0..settings.connections {
             let wish = (number % settings.shard_count as usize) as u16;
             let began_ns = clock.now_ns();
             let link = lane.open(settings, wish)?;
             handshakes.push(clock.now_ns() - began_ns);
-            lane.add(link)?;
+            lane.links.push(link);
         }
         Ok(lane)
     }
@@ -139,10 +135,14 @@ impl Lane {
         Ok(link)
     }
 
-    pub(crate) fn add(&mut self, link: Link) -> anyhow::Result<()> {
-        self.poller.watch(link.socket(), self.links.len()).context("cannot watch a socket")?;
-        self.links.push(link);
-        Ok(())
+    /// A ring of this lane's thread that receives from every link, under its place in the list; it polls
+    /// without sleeping if that is wanted and allowed.
+    pub(crate) fn ring(&self, spins: bool) -> anyhow::Result<Ring> {
+        let mut ring = Ring::new(spins && self.may_spin)?;
+        for link in &self.links {
+            ring.watch(link.socket());
+        }
+        Ok(ring)
     }
 
     /// To be called on the lane's thread before it works.
@@ -164,11 +164,6 @@ impl Lane {
         for (number, link) in self.links.iter_mut().enumerate() {
             link.cursor = self.stock.leases[link.shard as usize].len() * number / count;
         }
-    }
-
-    /// Waits for the next turn's links.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
-        self.poller.wait(timeout, &mut self.ready).context("cannot wait for sockets")
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  args ─▶ plan ─▶ run ─┬─▶ child    the server, measured from outside (usage)
-//!                       ├─▶ lanes    one load thread each: links, leases, poller
+//!                       ├─▶ lanes    one load thread each: links, leases, ring
 //!                       │     ├─▶ closed_loop   what the server can do at most
 //!                       │     └─▶ open_loop     at a fixed rate; ends: how late leases expire
 //!                       ├─▶ progress what is going on, on standard error
@@ -31,9 +31,9 @@ pub mod limits;
 mod link;
 mod open_loop;
 mod plan;
-mod poller;
 mod progress;
 mod report;
+mod ring;
 mod run;
 mod tally;
 mod usage;

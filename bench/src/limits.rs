@@ -31,11 +31,17 @@ pub const OPEN_LOOP_WRITE_MAX: usize = 256;
 /// Leases granted by the pipelined grant phase at most, per run: they are kept to be revoked after.
 pub const GRANTS_MAX: u64 = 8_000_000;
 
-/// Bytes of the buffer that replies are read into.
-pub const READ_BYTES: usize = 256 << 10;
+/// Receive buffers of a load thread's ring, which all its connections share, and their size: 16 MiB of
+/// address space, of which only what arrives is ever touched.
+pub const RECEIVE_BUFFERS: u16 = 512;
+/// See [`RECEIVE_BUFFERS`].
+pub const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 
-/// Socket events taken from the kernel in one call.
-pub const EVENTS_MAX: usize = 256;
+/// Submission entries of a load thread's ring; a turn that queues more submits in between.
+pub const RING_SUBMISSIONS: u32 = 1_024;
+
+/// Completion entries: a receive and a send for every connection of a full turn.
+pub const RING_COMPLETIONS: u32 = 16 * RING_SUBMISSIONS;
 
 /// How long a connection may take to be accepted and welcomed.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

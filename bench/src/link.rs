@@ -3,8 +3,8 @@
 //! Frames, window, matching of replies and routing are the client's (`tenure_client::machine`); this
 //! file only moves its bytes. Nothing here is special to the load generator's benefit.
 //!
-//! The socket is watched edge-triggered, so [`Link::read`] says whether it emptied the socket, and a
-//! write that did not fit is taken up again by the next [`Link::flush`].
+//! In a phase the bytes go through the lane's [`Ring`]; between phases, for control requests, the socket
+//! is read and written directly ([`Link::blocking`]).
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use tenure_client::machine::{Connection, ConnectionConfig, Delivery};
 
 use crate::limits::{CONNECT_TIMEOUT, SILENCE_MAX};
+use crate::ring::{Arrival, Ring};
 
 /// What a link introduces itself with.
 #[derive(Clone, Debug)]
@@ -101,9 +102,24 @@ impl Link {
         &self.socket
     }
 
-    /// Writes as much of the queued bytes as the socket takes.
+    /// Takes what has arrived for this link.
     #[inline]
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn take(&mut self, arrival: Arrival, ring: &mut Ring) {
+        self.machine.receive(ring.bytes(&arrival));
+        ring.give_back(arrival);
+    }
+
+    /// Hands what is queued to the ring, where this link has the number `wire`.
+    #[inline]
+    pub(crate) fn send(&mut self, wire: usize, ring: &mut Ring) {
+        let outgoing = self.machine.outgoing();
+        if !outgoing.is_empty() {
+            ring.send(wire, outgoing);
+        }
+    }
+
+    /// Writes as much of the queued bytes as the socket takes.
+    fn flush(&mut self) -> io::Result<()> {
         let outgoing = self.machine.outgoing();
         while self.written < outgoing.len() {
             match self.socket.write(&outgoing[self.written..]) {
@@ -118,9 +134,8 @@ impl Link {
         Ok(())
     }
 
-    /// One read; `true` when it emptied the socket. The caller polls the machine before the next one.
-    #[inline]
-    pub(crate) fn read(&mut self) -> io::Result<bool> {
+    /// One read. The caller polls the machine before the next one.
+    fn read(&mut self) -> io::Result<()> {
         let spare = self.machine.spare();
         let room = spare.len();
         match self.socket.read(spare) {
@@ -130,9 +145,8 @@ impl Link {
             )),
             Ok(count) => {
                 self.machine.received(count);
-                Ok(count < room)
+                Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
             Err(error) => Err(error),
         }
     }

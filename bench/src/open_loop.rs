@@ -26,6 +26,7 @@ use crate::latency::Latency;
 use crate::limits::{OPEN_LOOP_WRITE_MAX, SILENCE_MAX};
 use crate::link::Link;
 use crate::progress::{Board, Glance};
+use crate::ring::Ring;
 use crate::tally::Tally;
 
 /// A loop that sleeps sleeps at least this long, so that what is due meanwhile leaves together.
@@ -110,7 +111,7 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
     let patient_ns = until_ns + ns(settings.grace);
     // What is behind when the time is up is still sent, for a while.
     let over_ns = patient_ns + ns(SILENCE_MAX);
-    lane.poller.restart(settings.spins);
+    let mut ring = lane.ring(settings.spins)?;
     let mut running = Running::new(settings, began_ns);
     let mut heard_ns = began_ns;
     loop {
@@ -122,14 +123,14 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
             running.after.failed("not sent in time", target.saturating_sub(running.issued));
             running.issued = running.issued.max(target);
         } else {
-            running.send_due(lane, target, now_ns, now_ns < until_ns)?;
+            running.send_due(lane, &mut ring, target, now_ns, now_ns < until_ns)?;
         }
         let sends = running.issued < target || (goes_on && !board.should_stop());
         if !sends && running.in_flight == 0 {
             break;
         }
-        lane.wait(running.patience(now_ns))?;
-        if lane.ready.is_empty() {
+        ring.wait(running.patience(now_ns))?;
+        let Some(arrived_ns) = running.receive_ready(lane, &mut ring)? else {
             if running.in_flight > 0 && now_ns - heard_ns.max(began_ns) > ns(SILENCE_MAX) {
                 bail!(
                     "the server owes {} replies and has been silent for {SILENCE_MAX:?}",
@@ -140,8 +141,8 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
                 heard_ns = now_ns;
             }
             continue;
-        }
-        heard_ns = running.receive_ready(lane)?;
+        };
+        heard_ns = arrived_ns;
         let operations = running.before.operations + running.after.operations;
         running.glance.publish(&board.notices[lane.index], operations, heard_ns);
     }
@@ -149,7 +150,9 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
         board.events_complete.store(true, Ordering::Relaxed);
     }
     let ended_ns = lane.clock.now_ns();
-    Ok(running.finish(ended_ns, lane.poller.busy_ns()))
+    let busy_ns = ring.busy_ns();
+    ring.close(|wire, bytes| lane.links[wire].machine.receive(bytes))?;
+    Ok(running.finish(ended_ns, busy_ns))
 }
 
 impl Running {
@@ -176,21 +179,29 @@ impl Running {
         ((now_ns - self.began_ns) as f64 * per_second / 1e9) as u64
     }
 
-    fn send_due(&mut self, lane: &mut Lane, target: u64, now_ns: u64, drips: bool) -> anyhow::Result<()> {
+    fn send_due(
+        &mut self,
+        lane: &mut Lane,
+        ring: &mut Ring,
+        target: u64,
+        now_ns: u64,
+        drips: bool,
+    ) -> anyhow::Result<()> {
         let late = target.saturating_sub(self.issued);
         if late > 0 {
-            lane.poller.end_idle();
-            self.renew(lane, late.min(OPEN_LOOP_WRITE_MAX as u64), now_ns)?;
+            ring.end_idle();
+            self.renew(lane, ring, late.min(OPEN_LOOP_WRITE_MAX as u64), now_ns)?;
         }
         if let Some(drip) = self.settings.drip
             && drips
             && self.due(drip.per_second, now_ns) > self.dripped
         {
-            let link = &mut lane.links[self.dripped as usize % self.settings.links];
+            let wire = self.dripped as usize % self.settings.links;
+            let link = &mut lane.links[wire];
             let ttl_ms = self.random.random_range(drip.ttl_ms.0..=drip.ttl_ms.1);
             let grant = Grant { ttl_ms, id: LeaseId::NONE, sequence: 0 };
             link.machine.send(&Request::Grant(grant), DRIP | lane.clock.now_ns())?;
-            link.flush()?;
+            link.send(wire, ring);
             self.dripped += 1;
             self.in_flight += 1;
         }
@@ -199,10 +210,11 @@ impl Running {
 
     /// Sends `count` renewals on the next link that has room for some.
     #[inline]
-    fn renew(&mut self, lane: &mut Lane, count: u64, now_ns: u64) -> anyhow::Result<()> {
+    fn renew(&mut self, lane: &mut Lane, ring: &mut Ring, count: u64, now_ns: u64) -> anyhow::Result<()> {
         let interval_ns = 1e9 / self.settings.per_second;
         for _ in 0..self.settings.links {
-            let link = &mut lane.links[self.next_link];
+            let wire = self.next_link;
+            let link = &mut lane.links[wire];
             self.next_link = (self.next_link + 1) % self.settings.links;
             let leases = &lane.stock.leases[link.shard as usize];
             let room = u64::from(link.machine.room()).min(count);
@@ -217,7 +229,7 @@ impl Running {
             self.issued += sent;
             self.in_flight += sent;
             if sent > 0 {
-                link.flush()?;
+                link.send(wire, ring);
                 return Ok(());
             }
         }
@@ -233,21 +245,19 @@ impl Running {
         Duration::from_nanos(next_ns.saturating_sub(now_ns).clamp(PACE_NS_MIN, 1_000_000))
     }
 
-    fn receive_ready(&mut self, lane: &mut Lane) -> anyhow::Result<u64> {
-        let mut now_ns = 0;
-        for &link in &lane.ready {
-            let link = &mut lane.links[link];
-            loop {
-                let emptied = link.read()?;
-                now_ns = lane.clock.now_ns();
-                self.receive(link, now_ns)?;
-                if emptied {
-                    break;
-                }
-            }
-            link.flush()?;
+    /// Takes what has arrived; when it was, or `None` when there was nothing.
+    fn receive_ready(&mut self, lane: &mut Lane, ring: &mut Ring) -> anyhow::Result<Option<u64>> {
+        let mut arrived_ns = None;
+        while let Some(arrival) = ring.next()? {
+            let wire = arrival.wire;
+            let link = &mut lane.links[wire];
+            link.take(arrival, ring);
+            let now_ns = lane.clock.now_ns();
+            self.receive(link, now_ns)?;
+            link.send(wire, ring);
+            arrived_ns = Some(now_ns);
         }
-        Ok(now_ns)
+        Ok(arrived_ns)
     }
 
     #[inline]

@@ -64,7 +64,7 @@ impl Run {
             let lane = &mut self.lanes[0];
             let mut link = lane.open(&self.lane_settings, shard)?;
             open_loop::subscribe(&mut link, shard)?;
-            lane.add(link)?;
+            lane.links.push(link);
         }
         Ok(links)
     }
