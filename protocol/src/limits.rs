@@ -39,8 +39,9 @@ pub const EVENT_ENTRIES_MAX: u32 = 4_096;
 /// Most requests in flight on one connection.
 pub const WINDOW: u32 = 65_536;
 
-/// Smallest `frame_bytes_max` that a server may announce: one item of the default size must fit.
-pub const FRAME_BYTES_MAX_FLOOR: u32 = 8_192;
+/// Smallest `frame_bytes_max` that a server may announce: a page of the items of an ended lease, 64 KiB and one item,
+/// has one position and so must fit one frame.
+pub const FRAME_BYTES_MAX_FLOOR: u32 = 128 << 10;
 
 /// The limits in force on one connection: the server's configuration, announced in its Welcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

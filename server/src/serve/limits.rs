@@ -75,6 +75,11 @@ pub const SUBSCRIPTIONS_PER_SESSION: usize = 1_024;
 pub const EVENT_BYTES_AHEAD: usize = 1 << 20;
 
 const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT <= 1 << 15);
+const _: () = assert!(
+    tenure_core::limits::ENDED_ITEMS_BYTES_PER_CALL + tenure_core::limits::ITEM_BYTES_MAX + 128
+        <= tenure_protocol::limits::FRAME_BYTES_MAX_FLOOR as usize,
+    "a record of an ended lease's items has one position, and so must fit one frame"
+);
 const _: () = assert!(SEND_BYTES_MAX_DEFAULT >= tenure_protocol::limits::FRAME_BYTES_MAX as usize);
 const _: () =
     assert!(SCATTERED_MAX <= 1 << 16, "a scattered request's slot travels in 16 bits of its ticket");

@@ -80,9 +80,9 @@ fn mistakes_are_refused_by_name() {
 
 #[test]
 fn smaller_frames_mean_smaller_batches() {
-    let (config, _) = load_with(&["--frame-max", "8192"], None).unwrap();
+    let (config, _) = load_with(&["--frame-max", "131072"], None).unwrap();
     assert!(config.limits.are_consistent(), "{:?}", config.limits);
-    assert!(config.limits.batch_ids_max >= 1_000 && config.limits.batch_ids_max < 1_024);
+    assert!(config.limits.batch_ids_max > 16_000 && config.limits.batch_ids_max < 16_384);
     assert_eq!(config.limits.item_bytes_max, Limits::DEFAULT.item_bytes_max);
 }
 

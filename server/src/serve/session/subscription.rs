@@ -310,34 +310,10 @@ impl Subscription {
                         token: Token(token.0),
                         last,
                     };
-                    put_items(out, self.request_id, head, items, frame_bytes_max);
+                    reply::ended_items(out, self.request_id, &head, items);
                 }
                 _ => {}
             }
         }
     }
-}
-
-/// Encodes the items of one record, in several frames when the largest frame is small. All have the
-/// record's position; only the last may say that it is the last.
-fn put_items<'i>(
-    out: &mut Vec<u8>,
-    request_id: RequestId,
-    head: EndedItemsHead,
-    items: impl Iterator<Item = &'i [u8]>,
-    frame_bytes_max: usize,
-) {
-    let room = frame_bytes_max - HEADER_BYTES - 32;
-    let mut page: Vec<&[u8]> = Vec::new();
-    let mut bytes = 0;
-    for item in items {
-        if bytes + 2 + item.len() > room && !page.is_empty() {
-            let head = EndedItemsHead { last: false, ..head };
-            reply::ended_items(out, request_id, &head, page.drain(..));
-            bytes = 0;
-        }
-        bytes += 2 + item.len();
-        page.push(item);
-    }
-    reply::ended_items(out, request_id, &head, page.drain(..));
 }

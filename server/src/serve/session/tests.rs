@@ -117,7 +117,7 @@ fn open(shard_count: u16) -> Engine {
     };
     let mut config = ServeConfig { engine: engine.clone(), ..ServeConfig::default() };
     config.limits.window = TEST_WINDOW;
-    config.limits.frame_bytes_max = 64 << 10;
+    config.limits.frame_bytes_max = 128 << 10;
     config.send_bytes_max = TEST_SEND_BYTES;
     let shared = Arc::new(Shared::new(config));
     let opened = Engine::open_with(&engine, &Arc::new(Fronts { shared: Arc::clone(&shared) })).unwrap();
