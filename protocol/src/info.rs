@@ -58,6 +58,17 @@ pub mod tag {
     pub const REQUESTS: u16 = 24;
     /// Refusals among them.
     pub const REFUSALS: u16 = 25;
+    /// Longest turn of a core since the start, µs by the wall; `index` is the shard. While a turn runs, the core
+    /// answers nobody.
+    pub const TURN_US_MAX: u16 = 26;
+    /// Longest that a turn took to apply what had arrived, µs of CPU time; `index` is the shard.
+    pub const TURN_REQUESTS_US_MAX: u16 = 27;
+    /// Longest slice of expiry and upkeep, µs of CPU time; `index` is the shard.
+    pub const TURN_EXPIRY_US_MAX: u16 = 28;
+    /// Longest step of a snapshot, µs of CPU time; `index` is the shard.
+    pub const TURN_SNAPSHOT_US_MAX: u16 = 29;
+    /// Longest that a turn took to send replies and events, µs of CPU time; `index` is the shard.
+    pub const TURN_REPLIES_US_MAX: u16 = 30;
 }
 
 /// Tags of the texts in an Info reply.

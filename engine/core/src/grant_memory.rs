@@ -99,6 +99,11 @@ impl GrantMemory {
         })
     }
 
+    /// Every remembered grant, in no order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (GrantKey, Token)> + '_ {
+        self.by_key.iter().map(|entry| (entry.key, entry.token))
+    }
+
     pub(crate) fn clear(&mut self) {
         self.by_key.clear();
         self.by_token.clear();

@@ -7,9 +7,9 @@
 //! **Boundary:** a panic on a core is a broken invariant. The other cores cannot know what it held,
 //! so the process ends instead of serving on.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::clock::EngineClock;
 use crate::config::{Clock, Config, Driver};
 use crate::ending::Ending;
 use crate::error::{Error, OpenError};
+use crate::grant_routes::{Elsewhere, GrantRoutes, exceptions};
 use crate::handle::{Handle, Shared};
 use crate::inbox::{Inbox, Message, NotTaken};
 use crate::recovery::Store;
@@ -96,6 +97,8 @@ struct CoreFacts {
     lease_count: u64,
     item_count: u64,
     torn: Option<String>,
+    /// Grants that it remembers and that would be sent to other shards.
+    elsewhere: Elsewhere,
 }
 
 /// The opener's word to every core: all have recovered, run.
@@ -131,7 +134,12 @@ impl Engine {
         let inboxes: Arc<[Arc<Inbox>]> =
             inboxes.map_err(|source| OpenError::Io { what: "creating an eventfd".into(), source })?.into();
         let hubs = store.hubs(config.event_buffer_bytes);
-        let shared = Shared { inboxes: Arc::clone(&inboxes), hubs, next_shard: AtomicUsize::new(0) };
+        let shared = Shared {
+            inboxes: Arc::clone(&inboxes),
+            hubs,
+            grant_routes: OnceLock::new(),
+            next_shard: AtomicUsize::new(0),
+        };
         let mut engine = Engine {
             handle: Handle { shared: Arc::new(shared) },
             threads: Vec::new(),
@@ -243,6 +251,7 @@ impl Engine {
     ) -> Result<(Time, Vec<u64>), OpenError> {
         let mut base = Time(0);
         let mut tails = vec![0; usize::from(shard_count)];
+        let mut routes = GrantRoutes::default();
         for _ in 0..shard_count {
             let Word::Recovered(facts) = hear(reported)? else { unreachable!("no core was started yet") };
             base = base.max(facts.time);
@@ -250,7 +259,10 @@ impl Engine {
             self.opened.lease_count += facts.lease_count;
             self.opened.item_count += facts.item_count;
             self.opened.torn.extend(facts.torn);
+            routes.add(facts.index, facts.elsewhere);
         }
+        // Set once: an engine is opened once.
+        let _ = self.handle.shared.grant_routes.set(routes);
         Ok((base, tails))
     }
 }
@@ -373,6 +385,7 @@ impl<S: Services> CoreSetup<S> {
             lease_count: stats.lease_count,
             item_count: stats.item_count,
             torn: recovered.torn(),
+            elsewhere: exceptions(&recovered.shard, self.index, self.store.shard_count()),
         };
         let _ = self.reports.send(Ok(Word::Recovered(facts)));
         let Ok(Start { clock, epoch }) = self.start.recv() else { return Ok(None) };
@@ -386,8 +399,7 @@ impl<S: Services> CoreSetup<S> {
             shard: recovered.shard,
             index: self.index,
             journal,
-            hubs: Arc::clone(&self.shared.hubs),
-            inboxes: Arc::clone(&self.shared.inboxes),
+            shared: Arc::clone(&self.shared),
             ending: Arc::clone(&self.ending),
             clock,
             snapshotting,

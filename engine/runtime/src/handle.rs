@@ -11,8 +11,8 @@
 mod pending;
 mod split;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ pub use self::pending::Pending;
 use self::split::Split;
 use crate::error::{Error, EventsError};
 use crate::events::{EventHub, From, ShardEvents};
+use crate::grant_routes::GrantRoutes;
 use crate::inbox::{Inbox, Message, NotTaken};
 use crate::request::{Reply, Request, StationStats, Ticket, check_batch};
 
@@ -37,8 +38,17 @@ pub struct Handle {
 pub(crate) struct Shared {
     pub(crate) inboxes: Arc<[Arc<Inbox>]>,
     pub(crate) hubs: Arc<[Arc<EventHub>]>,
+    /// Known once every shard has been recovered, before anybody has a handle.
+    pub(crate) grant_routes: OnceLock<GrantRoutes>,
     /// Where the next lease with a server-chosen ID goes.
     pub(crate) next_shard: AtomicUsize,
+}
+
+impl Shared {
+    /// Where identified grants go.
+    pub(crate) fn grant_routes(&self) -> &GrantRoutes {
+        self.grant_routes.get().expect("cores and handles run after recovery")
+    }
 }
 
 /// A page of leases.
@@ -298,10 +308,10 @@ impl Handle {
         if let Some(id) = id {
             return self.shard_of(id);
         }
-        let place = match key {
-            Some(key) => usize::try_from(key.request % u64::from(self.shard_count())).unwrap_or(0),
-            None => self.shared.next_shard.fetch_add(1, Ordering::Relaxed) % self.shared.inboxes.len(),
-        };
+        if let Some(key) = key {
+            return self.shared.grant_routes().shard_of(key, self.shard_count());
+        }
+        let place = self.shared.next_shard.fetch_add(1, Ordering::Relaxed) % self.shared.inboxes.len();
         ShardIndex(u16::try_from(place).expect("S8: shard count is at most SHARD_COUNT_MAX"))
     }
 

@@ -35,6 +35,7 @@ mod clock;
 mod ending;
 mod engine;
 mod gate;
+mod grant_routes;
 mod handle;
 mod inbox;
 mod journal;

@@ -173,12 +173,30 @@ pub struct StationStats {
     pub snapshots: u64,
     /// Replies waiting for the disk.
     pub replies_held: u64,
-    /// Longest turn of the core since the start, µs.
-    pub turn_us_max: u64,
-    /// Turns of the core since the start.
-    pub turns: u64,
+    /// How long the core's turns took.
+    pub turns: TurnStats,
     /// Whether the log's disk is full.
     pub storage_full: bool,
+}
+
+/// How long a core's turns took since the start. While one runs, the core answers nobody.
+///
+/// The longest of a stage counts the CPU time that the core's thread had, to about a millisecond; the longest turn is by
+/// the wall, and so includes that the system gave the CPU to somebody else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnStats {
+    /// Turns.
+    pub turns: u64,
+    /// The longest, µs.
+    pub turn_us_max: u64,
+    /// Longest spent on taking and applying what arrived, µs.
+    pub requests_us_max: u64,
+    /// Longest slice of expiry and upkeep, µs.
+    pub expiry_us_max: u64,
+    /// Longest step of a snapshot, µs.
+    pub snapshot_us_max: u64,
+    /// Longest spent on sealing a batch and sending replies and events, µs.
+    pub replies_us_max: u64,
 }
 
 /// Where a reply goes.

@@ -126,6 +126,11 @@ impl Snapshotting {
         }
     }
 
+    /// Whether slices of an image are being taken.
+    pub(crate) fn is_imaging(&self) -> bool {
+        matches!(self.state, State::Imaging(_))
+    }
+
     /// How soon the snapshot wants another turn.
     pub(crate) fn next_turn(&self) -> Option<Duration> {
         (matches!(self.state, State::Imaging(_)) && !self.blocked).then_some(Duration::ZERO)

@@ -16,15 +16,16 @@
 //! It does not know sockets, files or executors.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tenure_core::{LeaseId, Position, RecordBuffer, Refusal, Renewed, Shard, ShardIndex, Time};
+use tenure_core::{GrantKey, LeaseId, Position, RecordBuffer, Refusal, Renewed, Shard, ShardIndex, Time};
 
 use crate::clock::EngineClock;
 use crate::ending::Ending;
 use crate::error::Unavailable;
 use crate::events::{EventHub, PendingEvents};
 use crate::gate::Gate;
+use crate::handle::Shared;
 use crate::inbox::{Inbox, Message};
 use crate::journal::{Journal, LogFault, LogWrite};
 use crate::limits;
@@ -33,6 +34,11 @@ use crate::request::{Reply, Request, ServiceTicket, StationStats, Ticket};
 use crate::snapshotting::Snapshotting;
 
 mod apply;
+mod pause;
+mod turn_clock;
+
+use pause::PauseWatch;
+use turn_clock::{Stage, TurnClock};
 
 /// How long a shell may let the core sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +61,7 @@ pub struct Station {
     journal: Journal,
     gate: Gate,
     pending: PendingEvents,
-    hubs: Arc<[Arc<EventHub>]>,
+    shared: Arc<Shared>,
     peers: Peers,
     inbox: Arc<Inbox>,
     /// The messages of a turn; empty between turns.
@@ -72,12 +78,9 @@ pub struct Station {
     ending: Arc<Ending>,
     /// This core's service is among those that `ending` counts as drained.
     service_drained: bool,
-    /// Expiry is held until then because the process was paused.
-    grace_until: Option<Time>,
+    pause: PauseWatch,
     background_more: bool,
-    turn_started: Instant,
-    turn_us_max: u64,
-    turns: u64,
+    turn_clock: TurnClock,
 }
 
 /// What a station is made of.
@@ -85,8 +88,7 @@ pub(crate) struct Parts {
     pub(crate) shard: Shard,
     pub(crate) index: ShardIndex,
     pub(crate) journal: Journal,
-    pub(crate) hubs: Arc<[Arc<EventHub>]>,
-    pub(crate) inboxes: Arc<[Arc<Inbox>]>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) ending: Arc<Ending>,
     pub(crate) clock: EngineClock,
     pub(crate) snapshotting: Snapshotting,
@@ -94,7 +96,7 @@ pub(crate) struct Parts {
 
 impl Station {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { shard, index, journal, hubs, inboxes, ending, clock, snapshotting } = parts;
+        let Parts { shard, index, journal, shared, ending, clock, snapshotting } = parts;
         let now = clock.now();
         let records = RecordBuffer::new(journal.open_position(), now);
         Station {
@@ -105,10 +107,10 @@ impl Station {
             journal,
             gate: Gate::default(),
             pending: PendingEvents::default(),
-            hubs,
-            inbox: Arc::clone(&inboxes[usize::from(index.0)]),
+            inbox: Arc::clone(&shared.inboxes[usize::from(index.0)]),
             arrived: Vec::new(),
-            peers: Peers::new(index, inboxes),
+            peers: Peers::new(index, Arc::clone(&shared.inboxes)),
+            shared,
             clock,
             now,
             ready: Vec::new(),
@@ -118,11 +120,9 @@ impl Station {
             stopping: false,
             ending,
             service_drained: false,
-            grace_until: None,
+            pause: PauseWatch::default(),
             background_more: false,
-            turn_started: Instant::now(),
-            turn_us_max: 0,
-            turns: 0,
+            turn_clock: TurnClock::new(),
         }
     }
 
@@ -144,6 +144,17 @@ impl Station {
         self.peers.shard_of(id)
     }
 
+    /// The shard that an identified grant without a chosen ID goes to, so that its repeat finds the lease that it
+    /// made. `wished`: this core's own shard, unless another one remembers the grant.
+    #[must_use]
+    pub fn shard_of_grant(&self, key: GrantKey, wished: bool) -> ShardIndex {
+        let routes = self.shared.grant_routes();
+        if wished {
+            return routes.exception(key).unwrap_or(self.index);
+        }
+        routes.shard_of(key, self.shard_count())
+    }
+
     /// The engine time of this turn.
     #[must_use]
     pub fn now(&self) -> Time {
@@ -159,7 +170,7 @@ impl Station {
     /// The event stream of a shard, whichever core it lives on; from now on its news wake this core.
     #[must_use]
     pub fn watch_events(&self, shard: ShardIndex) -> Option<Arc<EventHub>> {
-        let hub = self.hubs.get(usize::from(shard.0))?;
+        let hub = self.shared.hubs.get(usize::from(shard.0))?;
         hub.watch(&self.inbox);
         Some(Arc::clone(hub))
     }
@@ -175,12 +186,14 @@ impl Station {
     /// In this order: a thread can be preempted for milliseconds between any two steps, and a request that is taken
     /// after the clock was read would be dated before it was sent (S2).
     pub fn begin_turn(&mut self) {
-        self.turn_started = Instant::now();
+        self.turn_clock.begin();
         let mut arrived = std::mem::take(&mut self.arrived);
         arrived.extend(std::iter::from_fn(|| self.inbox.pop()).take(limits::INBOX_MESSAGES_PER_TURN));
         let before = self.now;
         self.now = self.clock.now().max(before);
-        self.notice_pause(before);
+        if self.clock.is_real() {
+            self.pause.notice(before, self.now, &mut self.shard);
+        }
         for message in arrived.drain(..) {
             self.receive(message);
         }
@@ -197,9 +210,11 @@ impl Station {
         self.release();
         self.peers.flush();
         self.settle();
-        self.turns += 1;
-        let turn_us = u64::try_from(self.turn_started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.turn_us_max = self.turn_us_max.max(turn_us);
+    }
+
+    /// Notes that the shell has done all that the turn asked for.
+    pub fn turn_done(&mut self) {
+        self.turn_clock.end();
     }
 
     /// The next log write to submit, if one may be in flight.
@@ -246,8 +261,9 @@ impl Station {
         }
         // Expiry that must wait for the disk or for the end of a grace is no reason to stay awake:
         // a completed write, the keeper's bell or the grace's end starts the next turn.
-        let held = self.grace_until.is_some() || self.journal.is_backed_up() || self.journal.is_full();
-        let due = if held { self.grace_until } else { self.shard.next_wake() };
+        let grace_until = self.pause.grace_until();
+        let held = grace_until.is_some() || self.journal.is_backed_up() || self.journal.is_full();
+        let due = if held { grace_until } else { self.shard.next_wake() };
         let due = [due, self.next_clock_record()].into_iter().flatten().min();
         let waits = [
             due.and_then(|at| self.clock.until(at)),
@@ -413,34 +429,13 @@ impl Station {
         }
     }
 
-    /// A gap that the core did not ask for means that the whole process stood still: holders could
-    /// not renew either, so what arrived meanwhile is read before anything expires (L3).
-    fn notice_pause(&mut self, before: Time) {
-        if !self.clock.is_real() {
-            return;
-        }
-        if self.now.0.saturating_sub(before.0) >= limits::PAUSE_MS_MIN && self.overslept(before) {
-            self.shard.hold_horizon(before);
-            self.grace_until = Some(Time(self.now.0 + limits::PAUSE_GRACE_MS));
-        } else if self.grace_until.is_some_and(|until| until <= self.now) {
-            self.grace_until = None;
-            self.shard.release_horizon();
-        }
-    }
-
-    /// Whether something was due at least [`limits::PAUSE_MS_MIN`] ago and the core was not there.
-    fn overslept(&self, before: Time) -> bool {
-        let due = self.shard.next_wake().unwrap_or(self.now).max(before);
-        self.now.0.saturating_sub(due.0) >= limits::PAUSE_MS_MIN
-    }
-
     fn background(&mut self) {
         self.background_more = false;
+        let start = self.turn_clock.end_of(Stage::Requests);
         if self.journal.is_backed_up() || self.journal.is_full() {
             return;
         }
         let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
-        let start = Instant::now();
         loop {
             let progress = self.shard.expire(self.now, limits::EXPIRE_BUDGET, &mut self.records);
             let upkeep = self.shard.maintain(self.now, limits::MAINTAIN_BUDGET, &mut self.records);
@@ -448,7 +443,12 @@ impl Station {
             if self.record_bytes() >= limits::BATCH_BYTES_SEAL {
                 self.seal();
             }
-            if !self.background_more || start.elapsed() >= slice || self.journal.is_backed_up() {
+            if progress.ended == 0 && !self.background_more {
+                // Not worth a look at the clock.
+                return;
+            }
+            let spent = self.turn_clock.end_of(Stage::Expiry) - start;
+            if !self.background_more || spent >= slice || self.journal.is_backed_up() {
                 return;
             }
         }
@@ -475,7 +475,11 @@ impl Station {
             }
             self.snapshotting.start(&mut self.shard, &mut self.journal, self.now);
         }
+        let imaging = self.snapshotting.is_imaging();
         self.snapshotting.step(&mut self.shard, &mut self.journal, self.records.tail());
+        if imaging {
+            self.turn_clock.end_of(Stage::Snapshot);
+        }
     }
 
     fn record_bytes(&self) -> usize {
@@ -505,7 +509,7 @@ impl Station {
     fn release(&mut self) {
         let durable = self.journal.acknowledged();
         self.shard.durable(durable);
-        let hub = &self.hubs[usize::from(self.index.0)];
+        let hub = &self.shared.hubs[usize::from(self.index.0)];
         hub.written(self.journal.written());
         self.pending.publish(durable, hub);
         while let Some((ticket, reply)) = self.gate.release(durable) {
@@ -539,8 +543,7 @@ impl Station {
             commit_bytes,
             snapshots: self.snapshotting.completed(),
             replies_held: self.gate.len() as u64,
-            turn_us_max: self.turn_us_max,
-            turns: self.turns,
+            turns: self.turn_clock.stats(),
             storage_full: self.journal.is_full(),
         }
     }

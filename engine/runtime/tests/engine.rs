@@ -199,6 +199,27 @@ fn an_identified_grant_is_made_once_even_across_a_restart() {
 }
 
 #[test]
+fn a_repeated_grant_finds_its_lease_across_any_change_of_the_shard_count() {
+    let home = tempfile::tempdir().unwrap();
+    let mut known: Vec<(GrantOptions, LeaseId)> = Vec::new();
+    for (round, shard_count) in [2, 3, 1, 5, 5, 2].into_iter().enumerate() {
+        let engine = Engine::open(&durable(home.path(), Driver::Ring, shard_count)).unwrap();
+        let handle = engine.handle();
+        for request in 1..=20 {
+            let key = GrantKey { client: round as u64 + 1, request };
+            let options = GrantOptions { id: None, key: Some(key) };
+            known.push((options, handle.grant_with(secs(600), options).wait().unwrap().id));
+        }
+        for (options, id) in &known {
+            let again = handle.grant_with(secs(600), *options).wait().unwrap();
+            assert_eq!((again.id, again.repeated), (*id, true), "{options:?} with {shard_count} shards");
+        }
+        assert_eq!(list_all(&handle).len(), known.len(), "no orphans");
+        engine.stop();
+    }
+}
+
+#[test]
 fn snapshots_shorten_the_log_and_events_resume_across_them() {
     for driver in DRIVERS {
         let home = tempfile::tempdir().unwrap();

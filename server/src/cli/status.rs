@@ -64,11 +64,16 @@ const NUMBERS: [(&str, u16); 17] = [
 ];
 
 /// Plain numbers of a shard: name and tag.
-const SHARD_NUMBERS: [(&str, u16); 4] = [
+const SHARD_NUMBERS: [(&str, u16); 9] = [
     ("leases", tag::SHARD_LEASES),
     ("durable_position", tag::DURABLE_POSITION),
     ("oldest_position", tag::OLDEST_POSITION),
     ("time_ms", tag::SHARD_TIME_MS),
+    ("turn_us_max", tag::TURN_US_MAX),
+    ("turn_requests_us_max", tag::TURN_REQUESTS_US_MAX),
+    ("turn_expiry_us_max", tag::TURN_EXPIRY_US_MAX),
+    ("turn_snapshot_us_max", tag::TURN_SNAPSHOT_US_MAX),
+    ("turn_replies_us_max", tag::TURN_REPLIES_US_MAX),
 ];
 
 struct Report<'a>(&'a ServerInfo);
@@ -171,14 +176,15 @@ impl fmt::Display for Report<'_> {
         self.load(f)?;
         write!(
             f,
-            "\n{:>5}  {:>12}  {:>16}  {:>16}  served for",
-            "shard", "leases", "durable to", "events from"
+            "\n{:>5}  {:>12}  {:>16}  {:>16}  {:>12}  served for",
+            "shard", "leases", "durable to", "events from", "longest turn"
         )?;
         for shard in 0..self.shards() {
             let number = |tag| self.0.indexed(tag, shard).unwrap_or(0);
             let (leases, durable) = (number(tag::SHARD_LEASES), number(tag::DURABLE_POSITION));
             let (oldest, time) = (number(tag::OLDEST_POSITION), show_age(number(tag::SHARD_TIME_MS)));
-            write!(f, "\n{shard:>5}  {leases:>12}  {durable:>16}  {oldest:>16}  {time}")?;
+            let turn = show_us(number(tag::TURN_US_MAX));
+            write!(f, "\n{shard:>5}  {leases:>12}  {durable:>16}  {oldest:>16}  {turn:>12}  {time}")?;
         }
         Ok(())
     }
@@ -228,6 +234,11 @@ impl fmt::Display for Lateness {
         let (count, max) = (self.count(), self.ms_max);
         write!(f, "p50 under {p50} ms, p99 under {p99} ms, max {max} ms, of {count} expiries")
     }
+}
+
+/// Microseconds as milliseconds to one place.
+fn show_us(us: u64) -> String {
+    format!("{}.{} ms", us / 1_000, us % 1_000 / 100)
 }
 
 /// Bytes in the largest binary unit that leaves a number of at most four digits.

@@ -44,6 +44,11 @@ impl Shard {
         self.grant_fresh(now, grant.id, ttl_ms, raised, key, log)
     }
 
+    /// The identified grants that this shard remembers, in no order, with the tokens they gave.
+    pub fn remembered_grants(&self) -> impl Iterator<Item = (GrantKey, Token)> + '_ {
+        self.grants.keys()
+    }
+
     fn check_grant(&self, grant: &Grant) -> Result<(), Refusal> {
         self.require_primary()?;
         if grant.ttl_ms == 0 {

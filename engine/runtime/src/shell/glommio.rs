@@ -149,6 +149,7 @@ async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
                 writer.submit(write);
             }
             service.flush(core, &mut station);
+            station.turn_done();
             let done = station.may_end(service.is_drained());
             (station.sleep(), done)
         };

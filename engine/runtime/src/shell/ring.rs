@@ -196,6 +196,7 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
             submit_write(&mut ring, &write);
         }
         service.flush(&mut ring, &mut station);
+        station.turn_done();
         if station.may_end(service.is_drained()) {
             return;
         }

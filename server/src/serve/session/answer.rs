@@ -201,6 +201,11 @@ fn put_info(out: &mut Vec<u8>, id: RequestId, stats: &[(u16, StationStats)], des
             InfoNumber { tag: tag::OLDEST_POSITION, index, value: oldest },
             InfoNumber { tag: tag::SHARD_LEASES, index, value: stats.shard.lease_count },
             InfoNumber { tag: tag::SHARD_TIME_MS, index, value: stats.time_ms },
+            InfoNumber { tag: tag::TURN_US_MAX, index, value: stats.turns.turn_us_max },
+            InfoNumber { tag: tag::TURN_REQUESTS_US_MAX, index, value: stats.turns.requests_us_max },
+            InfoNumber { tag: tag::TURN_EXPIRY_US_MAX, index, value: stats.turns.expiry_us_max },
+            InfoNumber { tag: tag::TURN_SNAPSHOT_US_MAX, index, value: stats.turns.snapshot_us_max },
+            InfoNumber { tag: tag::TURN_REPLIES_US_MAX, index, value: stats.turns.replies_us_max },
         ]
     });
     let lateness = (0..tenure_core::LATENESS_BUCKETS).filter_map(|bucket| {

@@ -228,10 +228,7 @@ impl Session {
         let key = identified.then_some(GrantKey { client: self.client_id, request: grant.sequence });
         let shard = match (id, key) {
             (Some(id), _) => station.shard_of(id),
-            (None, Some(key)) if !self.own_shard_wished => {
-                let shard = key.request % u64::from(desk.shard_count);
-                ShardIndex(u16::try_from(shard).expect("below the shard count"))
-            }
+            (None, Some(key)) => station.shard_of_grant(key, self.own_shard_wished),
             _ => ShardIndex(desk.own),
         };
         (shard, CoreGrant { id, ttl_ms: grant.ttl_ms, key })
