@@ -20,6 +20,8 @@ pub struct Sandbox {
     /// `io_uring_setup` fails with `EINVAL` for rings of this many entries. The two drivers make rings of
     /// different sizes, so this takes the newer one away, as a kernel before 6.1 does.
     pub io_uring_entries_refused: Option<u32>,
+    /// `io_uring_register` fails with `ENOMEM` for this operation, as it does when memory may not be locked.
+    pub io_uring_register_refused: Option<u32>,
     /// File permissions hold for root, too.
     pub obey_permissions: bool,
 }
@@ -45,10 +47,13 @@ impl Sandbox {
             drop_capability(CAP_DAC_OVERRIDE);
         }
         if let Some(errno) = self.io_uring_errno {
-            refuse_io_uring(None, errno)?;
+            refuse(libc::SYS_io_uring_setup, None, errno)?;
         }
         if let Some(entries) = self.io_uring_entries_refused {
-            refuse_io_uring(Some(entries), libc::EINVAL)?;
+            refuse(libc::SYS_io_uring_setup, Some((0, entries)), libc::EINVAL)?;
+        }
+        if let Some(operation) = self.io_uring_register_refused {
+            refuse(libc::SYS_io_uring_register, Some((1, operation)), libc::ENOMEM)?;
         }
         Ok(())
     }
@@ -65,23 +70,24 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes `io_uring_setup` fail for this process and its children, for one number of entries or for all:
-/// a seccomp filter of six instructions.
-fn refuse_io_uring(entries: Option<u32>, errno: i32) -> io::Result<()> {
+/// Makes a system call fail for this process and its children, always or when one of its arguments (counted from
+/// 0) has a value: a seccomp filter of six instructions.
+fn refuse(call: libc::c_long, when: Option<(u32, u32)>, errno: i32) -> io::Result<()> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    /// Where seccomp_data has the number of the system call, and the low half of its first argument.
+    /// Where seccomp_data has the number of the system call, and the low half of its first argument of 8 bytes.
     const NUMBER: u32 = 0;
     const FIRST_ARGUMENT: u32 = 16;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // Without a number of entries, both branches of the second comparison lead to the refusal.
-    let otherwise = u8::from(entries.is_some());
+    // Without a value, both branches of the second comparison lead to the refusal.
+    let otherwise = u8::from(when.is_some());
+    let (argument, value) = when.unwrap_or((0, 0));
     let mut program = [
         step(LOAD, 0, 0, NUMBER),
-        step(JUMP_IF_EQUAL, 0, 3, libc::SYS_io_uring_setup as u32),
-        step(LOAD, 0, 0, FIRST_ARGUMENT),
-        step(JUMP_IF_EQUAL, 0, otherwise, entries.unwrap_or(0)),
+        step(JUMP_IF_EQUAL, 0, 3, call as u32),
+        step(LOAD, 0, 0, FIRST_ARGUMENT + 8 * argument),
+        step(JUMP_IF_EQUAL, 0, otherwise, value),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];

@@ -15,6 +15,9 @@ const DRIVERS: [&str; 2] = ["ring", "glommio"];
 /// Entries of the ring driver's rings; see `engine/runtime/src/shell/ring.rs`.
 const RING_DRIVER_ENTRIES: u32 = 1_024;
 
+/// `IORING_REGISTER_PBUF_RING`, by which the ring driver shares its receive buffers with the kernel.
+const REGISTER_BUFFER_RING: u32 = 22;
+
 #[test]
 fn renewals_that_arrive_while_the_process_is_frozen_count() {
     const TTL: Duration = Duration::from_millis(1_500);
@@ -160,6 +163,21 @@ fn on_a_kernel_before_6_1_it_falls_back() {
     let ended = options.clone().driver("ring").start_refused();
     assert_eq!(ended.code, Some(71), "{}", ended.said);
     assert!(ended.said.contains("6.1") && ended.said.contains("--driver glommio"), "{}", ended.said);
+
+    let server = options.driver("auto").start();
+    let mut wire = Wire::connect(server.address()).unwrap();
+    let lease = wire.grant(60_000).id;
+    assert_eq!(wire.renew(lease), Ok(60_000));
+    assert!(server.said().contains("glommio"), "it says which driver it runs on: {}", server.said());
+}
+
+#[test]
+fn without_room_for_receive_buffers_it_falls_back() {
+    let sandbox = Sandbox { io_uring_register_refused: Some(REGISTER_BUFFER_RING), ..Sandbox::default() };
+    let options = ServerOptions::new(BINARY).sandbox(sandbox);
+    let ended = options.clone().driver("ring").start_refused();
+    assert_eq!(ended.code, Some(71), "{}", ended.said);
+    assert!(ended.said.contains("memlock"), "{}", ended.said);
 
     let server = options.driver("auto").start();
     let mut wire = Wire::connect(server.address()).unwrap();

@@ -32,6 +32,14 @@ pub trait Services: Send + Sync + 'static {
     type Ring: ring::RingService;
     /// For the glommio driver.
     type Glommio: glommio::GlommioService;
+    /// Registers with a ring what a core's service will register, to see whether the system lets it. The ring and
+    /// what is registered with it are given up after.
+    ///
+    /// # Errors
+    /// What the kernel answered: the ring driver cannot be used.
+    fn try_ring(&self, _: &ring::Ring) -> std::io::Result<()> {
+        Ok(())
+    }
     /// Makes the service of one core.
     fn ring(&self, core: ShardIndex) -> Self::Ring;
     /// Makes the service of one core.
@@ -126,7 +134,7 @@ impl Engine {
     pub fn open_with<S: Services>(config: &Config, services: &Arc<S>) -> Result<Engine, OpenError> {
         config.check()?;
         let started = Instant::now();
-        let (driver, fallback) = choose_driver(config.driver)?;
+        let (driver, fallback) = choose_driver(config.driver, &**services)?;
         let cpus = allowed_cpus();
         let store = Store::open(config, u16::try_from(cpus.len()).unwrap_or(u16::MAX))?;
         let shard_count = store.shard_count();
@@ -298,11 +306,12 @@ fn push_surely(inbox: &Inbox, mut message: Message) {
     }
 }
 
-fn choose_driver(asked: Driver) -> Result<(Driver, Option<String>), OpenError> {
+fn choose_driver(asked: Driver, services: &impl Services) -> Result<(Driver, Option<String>), OpenError> {
+    let probe = || ring::probe(|ring| services.try_ring(ring));
     match asked {
         Driver::Glommio => Ok((Driver::Glommio, None)),
-        Driver::Ring => ring::probe().map(|()| (Driver::Ring, None)),
-        Driver::Auto => match ring::probe() {
+        Driver::Ring => probe().map(|()| (Driver::Ring, None)),
+        Driver::Auto => match probe() {
             Ok(()) => Ok((Driver::Ring, None)),
             Err(reason) => Ok((Driver::Glommio, Some(reason.to_string()))),
         },

@@ -110,6 +110,16 @@ impl RingDriver {
         }
     }
 
+    /// Whether the receive buffers of a core can be registered.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(crate) fn try_ring(ring: &Ring) -> std::io::Result<()> {
+        let pool = receive_pool(ring)?;
+        // The kernel lets go of the buffers before their memory is freed.
+        pool.unregister(ring)
+    }
+
     fn accepted(&mut self, completion: Completion, ring: &mut Ring) {
         let index = (completion.user_data & !TAG) as usize;
         if let Some(socket) = kernel::accepted(completion)
@@ -345,11 +355,15 @@ impl RingDriver {
     }
 }
 
+fn receive_pool(ring: &Ring) -> std::io::Result<Pool> {
+    Pool::new(ring, limits::RECEIVE_BUFFER_COUNT, limits::RECEIVE_BUFFER_BYTES)
+}
+
 impl RingService for RingDriver {
     fn start(&mut self, ring: &mut Ring, station: &mut Station) {
         self.front.start(station);
-        let pool = Pool::new(ring, limits::RECEIVE_BUFFER_COUNT, limits::RECEIVE_BUFFER_BYTES);
-        self.pool = Some(pool.unwrap_or_else(|error| {
+        // The same was tried when the driver was chosen.
+        self.pool = Some(receive_pool(ring).unwrap_or_else(|error| {
             panic!("registering receive buffers: {error}; raise the memlock limit or use `--driver glommio`")
         }));
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tenure::shell::ring::Ring;
 use tenure::{Driver, Engine, Handle, OpenError, Opened as EngineOpened, Services, ShardIndex};
 
 use super::config::{ConfigError, ServeConfig};
@@ -54,6 +55,10 @@ struct Front {
 impl Services for Front {
     type Ring = RingDriver;
     type Glommio = GlommioDriver;
+
+    fn try_ring(&self, ring: &Ring) -> std::io::Result<()> {
+        RingDriver::try_ring(ring)
+    }
 
     fn ring(&self, core: ShardIndex) -> RingDriver {
         RingDriver::new(Arc::clone(&self.shared), core)

@@ -90,7 +90,7 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
-            .map_err(|error| OpenError::Driver { driver: "ring", reason: explain(&error) })?;
+            .map_err(|error| refused("io_uring_setup", &error))?;
         Ok(Ring { uring, arrived: Vec::with_capacity(COMPLETIONS as usize) })
     }
 
@@ -143,8 +143,8 @@ impl Ring {
     }
 }
 
-fn explain(error: &io::Error) -> String {
-    match error.raw_os_error() {
+fn refused(what: &str, error: &io::Error) -> OpenError {
+    let reason = match error.raw_os_error() {
         Some(libc::EINVAL) => {
             "the kernel is older than 6.1 (no IORING_SETUP_DEFER_TASKRUN); use `--driver glommio`".to_owned()
         }
@@ -157,16 +157,18 @@ fn explain(error: &io::Error) -> String {
             "the memlock limit is too small for the rings; raise it (`ulimit -l`, LimitMEMLOCK=) to 1 MiB per core"
                 .to_owned()
         }
-        _ => format!("io_uring_setup: {error}"),
-    }
+        _ => format!("{what}: {error}"),
+    };
+    OpenError::Driver { driver: "ring", reason }
 }
 
-/// Whether this kernel can run the ring shell.
+/// Whether this kernel can run the ring shell with a service that registers what `register` does.
 ///
 /// # Errors
 /// Why not, in words that say what to do.
-pub(crate) fn probe() -> Result<(), OpenError> {
-    Ring::new().map(drop)
+pub(crate) fn probe(register: impl FnOnce(&Ring) -> io::Result<()>) -> Result<(), OpenError> {
+    let ring = Ring::new()?;
+    register(&ring).map_err(|error| refused("io_uring_register", &error))
 }
 
 /// Runs a core until it has been stopped and drained.

@@ -59,6 +59,14 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Takes the buffers back from a ring on which nothing receives.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(super) fn unregister(self, ring: &Ring) -> std::io::Result<()> {
+        ring.submitter().unregister_buf_ring(GROUP)
+    }
+
     /// The bytes that a receive put into buffer `id`.
     pub(super) fn received(&self, id: u16, len: usize) -> &[u8] {
         assert!(id < self.count && len <= self.buffer_bytes, "the kernel names a buffer that it was given");
