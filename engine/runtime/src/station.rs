@@ -10,8 +10,8 @@
 //!   gate unless its position is durable; events are published in `Station::release` only.
 //! - **S6 time-forward**: `now` is taken once a turn and never goes back.
 //! - **S8 bounded**: a backed-up log refuses writes and stops expiry; a full peer refuses forwards.
-//! - **L3 fair**: expiry and upkeep share a bounded slice of each turn; after a pause of the process
-//!   arrivals are served before anything expires.
+//! - **L3 fair**: expiry and upkeep share a bounded slice of each turn, and begin every other turn while the
+//!   log has no room for all; after a pause of the process arrivals are served before anything expires.
 //!
 //! It does not know sockets, files or executors.
 
@@ -35,6 +35,8 @@ use crate::snapshotting::Snapshotting;
 
 mod apply;
 mod pause;
+#[cfg(test)]
+mod tests;
 mod turn_clock;
 
 use pause::PauseWatch;
@@ -80,6 +82,10 @@ pub struct Station {
     service_drained: bool,
     pause: PauseWatch,
     background_more: bool,
+    /// Expiry found no room in the log.
+    background_held: bool,
+    /// This turn began with expiry: the next one that could begins with requests.
+    background_first: bool,
     turn_clock: TurnClock,
 }
 
@@ -122,6 +128,8 @@ impl Station {
             service_drained: false,
             pause: PauseWatch::default(),
             background_more: false,
+            background_held: false,
+            background_first: false,
             turn_clock: TurnClock::new(),
         }
     }
@@ -193,6 +201,11 @@ impl Station {
         self.now = self.clock.now().max(before);
         if self.clock.is_real() {
             self.pause.notice(before, self.now, &mut self.shard);
+        }
+        // L3: on a disk that cannot keep up, whoever comes first takes all the room that the log has got since.
+        self.background_first = self.background_held && !self.background_first;
+        if self.background_first {
+            self.background();
         }
         for message in arrived.drain(..) {
             self.receive(message);
@@ -432,7 +445,8 @@ impl Station {
     fn background(&mut self) {
         self.background_more = false;
         let start = self.turn_clock.end_of(Stage::Requests);
-        if self.journal.is_backed_up() || self.journal.is_full() {
+        self.background_held = self.journal.is_backed_up();
+        if self.background_held || self.journal.is_full() {
             return;
         }
         let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
@@ -448,7 +462,8 @@ impl Station {
                 return;
             }
             let spent = self.turn_clock.end_of(Stage::Expiry) - start;
-            if !self.background_more || spent >= slice || self.journal.is_backed_up() {
+            self.background_held = self.background_more && self.journal.is_backed_up();
+            if !self.background_more || spent >= slice || self.background_held {
                 return;
             }
         }

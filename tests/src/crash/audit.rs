@@ -46,17 +46,9 @@ pub fn list_all(wire: &mut Wire) -> Result<(Vec<Listed>, Instant), String> {
 /// Compares what a restarted server has with what the workers believe, and resolves what they do not know.
 /// `short_ghosts` collects grants that may have made a lease that has expired since.
 ///
-/// `resharded`: the shard count has changed since. A server-chosen lease may have moved to another shard
-/// than its grant's name leads to, and a repeat may then make a second lease; see docs/operating.md.
-///
 /// # Errors
 /// A broken promise.
-pub fn audit(
-    workers: &mut [Worker],
-    address: SocketAddr,
-    resharded: bool,
-    short_ghosts: &mut Vec<Ghost>,
-) -> Verdict {
+pub fn audit(workers: &mut [Worker], address: SocketAddr, short_ghosts: &mut Vec<Ghost>) -> Verdict {
     let mut wire = Wire::connect(address).map_err(|error| format!("cannot connect: {error}"))?;
     let (listed, asked_at) = list_all(&mut wire)?;
     let mut by_id = HashMap::new();
@@ -73,7 +65,7 @@ pub fn audit(
             Wire::connect_as(address, &worker.hello(None)).map_err(|e| format!("cannot connect: {e}"))?;
         look_at_all(worker, &mut wire)?;
         check_torn_moves(worker)?;
-        settle_ghosts(worker, &mut wire, &by_id, resharded, short_ghosts)?;
+        settle_ghosts(worker, &mut wire, &by_id, short_ghosts)?;
     }
     Ok(())
 }
@@ -168,7 +160,6 @@ fn settle_ghosts(
     worker: &mut Worker,
     wire: &mut Wire,
     listed: &HashMap<LeaseId, Listed>,
-    resharded: bool,
     short_ghosts: &mut Vec<Ghost>,
 ) -> Verdict {
     let lost = std::mem::take(&mut worker.book.ghosts);
@@ -186,11 +177,6 @@ fn settle_ghosts(
         let request = Request::Grant(Grant { ttl_ms: ghost.ttl_ms, id, sequence: ghost.sequence });
         let reply = wire.call(&request).map_err(|error| format!("repeating a grant: {error}"))?;
         match (made, reply.response()) {
-            (Some(_), Response::Granted(granted))
-                if resharded && ghost.chosen.is_none() && !granted.repeated =>
-            {
-                worker.book.adopt(&ghost, &granted, sent, Instant::now())?;
-            }
             (Some(made), Response::Granted(granted)) => {
                 if !granted.repeated || granted.id != made.id || granted.token != made.token {
                     return Err(format!(

@@ -132,7 +132,7 @@ impl Run<'_> {
             self.tally.starts_killed += 1;
         }
         let server = options.start();
-        audit(&mut self.workers, server.address(), reshard, &mut self.short_ghosts)?;
+        audit(&mut self.workers, server.address(), &mut self.short_ghosts)?;
         if reshard {
             // The old streams went with the old layout; what ended before may be told or not.
             for belief in self.workers.iter_mut().flat_map(|worker| &mut worker.book.leases) {
@@ -307,7 +307,7 @@ impl Run<'_> {
             return Err(format!("SIGTERM ended it with {:?}:\n{}", ended.code, ended.said));
         }
         let server = self.options().start();
-        audit(&mut self.workers, server.address(), false, &mut self.short_ghosts)?;
+        audit(&mut self.workers, server.address(), &mut self.short_ghosts)?;
         self.read_history_again(server.address())
     }
 }
