@@ -48,28 +48,67 @@ pub(crate) struct EngineClock {
 #[derive(Clone, Debug)]
 enum Source {
     System(Instant),
-    Manual { clock: ManualClock, offset_ms: u64 },
+    /// `simulated`: it stands for the host's clock, pauses included.
+    Manual {
+        clock: ManualClock,
+        offset_ms: u64,
+        simulated: bool,
+    },
+}
+
+/// Time that passes for things that are not leases: intervals between syncs, slices of a turn. The host's
+/// monotonic clock, or a manual one.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopwatch {
+    source: Source,
+}
+
+impl Stopwatch {
+    pub(crate) fn start(clock: &Clock) -> Self {
+        Stopwatch { source: Source::of(clock) }
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        match &self.source {
+            Source::System(start) => start.elapsed(),
+            manual @ Source::Manual { .. } => Duration::from_millis(manual.elapsed_ms()),
+        }
+    }
+}
+
+impl Source {
+    fn of(clock: &Clock) -> Source {
+        let manual = |manual: &ManualClock, simulated| Source::Manual {
+            clock: manual.clone(),
+            offset_ms: manual.elapsed_ms.load(Ordering::Acquire),
+            simulated,
+        };
+        match clock {
+            Clock::System => Source::System(Instant::now()),
+            Clock::Manual(clock) => manual(clock, false),
+            #[cfg(feature = "simulation")]
+            Clock::Simulated(clock) => manual(clock, true),
+        }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        match self {
+            Source::System(start) => u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Source::Manual { clock, offset_ms, .. } => clock.elapsed_ms.load(Ordering::Acquire) - offset_ms,
+        }
+    }
 }
 
 impl EngineClock {
     /// A clock that reads `base` now.
     pub(crate) fn starting_at(base: Time, clock: &Clock) -> Self {
-        let source = match clock {
-            Clock::System => Source::System(Instant::now()),
-            Clock::Manual(manual) => {
-                Source::Manual { clock: manual.clone(), offset_ms: manual.elapsed_ms.load(Ordering::Acquire) }
-            }
-        };
-        EngineClock { base, source }
+        EngineClock { base, source: Source::of(clock) }
     }
 
     /// The current time, rounded down to the millisecond.
     pub(crate) fn now(&self) -> Time {
-        let elapsed_ms = match &self.source {
-            Source::System(start) => u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            Source::Manual { clock, offset_ms } => clock.elapsed_ms.load(Ordering::Acquire) - offset_ms,
-        };
-        Time(self.base.0.saturating_add(elapsed_ms))
+        Time(self.base.0.saturating_add(self.source.elapsed_ms()))
     }
 
     /// How long to sleep until `at`. Zero when due; for a manual clock only a wake moves time, so
@@ -80,13 +119,21 @@ impl EngineClock {
                 let target = Duration::from_millis(at.0.saturating_sub(self.base.0));
                 Some(target.saturating_sub(start.elapsed()))
             }
+            Source::Manual { simulated: true, .. } => {
+                Some(Duration::from_millis(at.0.saturating_sub(self.now().0)))
+            }
             Source::Manual { .. } if at <= self.now() => Some(Duration::ZERO),
             Source::Manual { .. } => None,
         }
     }
 
-    /// Whether real time moves this clock, so that a gap in it means a pause of the process.
-    pub(crate) fn is_real(&self) -> bool {
+    /// Whether a gap in this clock means a pause of the process.
+    pub(crate) fn shows_pauses(&self) -> bool {
+        matches!(self.source, Source::System(_) | Source::Manual { simulated: true, .. })
+    }
+
+    /// Whether it moves during a turn, so that slices of a turn can be timed; else they are counted (S5).
+    pub(crate) fn is_host(&self) -> bool {
         matches!(self.source, Source::System(_))
     }
 }

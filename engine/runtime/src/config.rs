@@ -40,6 +40,9 @@ pub enum Clock {
     System,
     /// A clock that only the caller moves, for tests of code that embeds the engine.
     Manual(ManualClock),
+    /// A simulator's clock: it stands for the host's, so that pauses of the process are noticed.
+    #[cfg(feature = "simulation")]
+    Simulated(ManualClock),
 }
 
 /// Settings of an engine. `Config::default()` is an in-memory engine with a shard per CPU.

@@ -15,16 +15,17 @@ use std::time::{Duration, Instant};
 
 use tenure_core::{ShardIndex, Time};
 
+use crate::assembly::{Assembly, CoreFacts};
 use crate::clock::EngineClock;
 use crate::config::{Clock, Config, Driver};
 use crate::ending::Ending;
 use crate::error::{Error, OpenError};
-use crate::grant_routes::{Elsewhere, GrantRoutes, exceptions};
+use crate::grant_routes::GrantRoutes;
 use crate::handle::{Handle, Shared};
 use crate::inbox::{Inbox, Message, NotTaken};
 use crate::recovery::Store;
 use crate::shell::{glommio, ring};
-use crate::station::{Parts, Station};
+use crate::station::Station;
 
 /// What shares each core with its shard, made on that core's thread.
 pub trait Services: Send + Sync + 'static {
@@ -97,17 +98,6 @@ enum Word {
 }
 
 type Report = Result<Word, OpenError>;
-
-struct CoreFacts {
-    index: ShardIndex,
-    time: Time,
-    tail: u64,
-    lease_count: u64,
-    item_count: u64,
-    torn: Option<String>,
-    /// Grants that it remembers and that would be sent to other shards.
-    elsewhere: Elsewhere,
-}
 
 /// The opener's word to every core: all have recovered, run.
 #[derive(Clone)]
@@ -385,34 +375,19 @@ impl<S: Services> CoreSetup<S> {
 
     /// Recovers the shard, reports, and waits until all have. `None`: another core failed.
     fn recover(&self) -> Result<Option<Station>, OpenError> {
-        let mut recovered = self.store.recover(self.index)?;
-        let stats = recovered.shard.stats();
-        let facts = CoreFacts {
-            index: self.index,
-            time: recovered.time,
-            tail: recovered.tail(),
-            lease_count: stats.lease_count,
-            item_count: stats.item_count,
-            torn: recovered.torn(),
-            elsewhere: exceptions(&recovered.shard, self.index, self.store.shard_count()),
-        };
+        let recovered = self.store.recover(self.index)?;
+        let facts = CoreFacts::of(self.index, &recovered, self.store.shard_count());
         let _ = self.reports.send(Ok(Word::Recovered(facts)));
         let Ok(Start { clock, epoch }) = self.start.recv() else { return Ok(None) };
-        recovered.shard.recovered(clock.now());
-        let inbox = Arc::clone(&self.shared.inboxes[usize::from(self.index.0)]);
-        let notify = Arc::new(move || inbox.call());
-        let found = recovered.found.as_ref();
-        let (journal, snapshotting) = self.store.journal(self.index, found, epoch, &self.config, notify)?;
-        self.shared.hubs[usize::from(self.index.0)].start_at(journal.open_position());
-        let station = Station::new(Parts {
-            shard: recovered.shard,
-            index: self.index,
-            journal,
-            shared: Arc::clone(&self.shared),
-            ending: Arc::clone(&self.ending),
+        let core = Assembly {
+            store: &self.store,
+            config: &self.config,
+            shared: &self.shared,
+            ending: &self.ending,
             clock,
-            snapshotting,
-        });
+            epoch,
+        };
+        let station = core.station(self.index, recovered)?;
         let _ = self.reports.send(Ok(Word::Ready));
         Ok(Some(station))
     }

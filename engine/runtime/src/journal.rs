@@ -7,13 +7,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{Position, RecordBuffer, Time};
 
+use crate::clock::Stopwatch;
 use crate::config::Durability;
 use crate::limits;
-use crate::log::{KeeperEvent, LogWriter, ShardKeeper};
+use crate::log::{KeeperEvent, LogWriter, ShardKeeper, Worker};
 pub(crate) use crate::log::{LogFault, LogWrite};
 use crate::snapshotting::Snapshotting;
 
@@ -33,7 +34,9 @@ pub(crate) struct DiskJournal {
     durability: Durability,
     /// Where the log is told to end, for a clean stop.
     end: Arc<AtomicU64>,
-    synced_at: Instant,
+    watch: Stopwatch,
+    /// On `watch`.
+    synced_at: Duration,
     syncing: bool,
     sync_wanted: bool,
     /// The engine is stopping: nothing may stay unsynced.
@@ -52,13 +55,15 @@ impl Journal {
         keeper: ShardKeeper,
         durability: Durability,
         end: Arc<AtomicU64>,
+        watch: Stopwatch,
     ) -> Self {
         Journal::Disk(Box::new(DiskJournal {
             writer,
             keeper,
             durability,
             end,
-            synced_at: Instant::now(),
+            synced_at: watch.elapsed(),
+            watch,
             syncing: false,
             sync_wanted: false,
             flushing: false,
@@ -216,11 +221,29 @@ impl Journal {
         }
     }
 
+    /// Gives the keeper's work a thread.
+    pub(crate) fn start_keeper(&mut self, work: Worker) -> io::Result<()> {
+        match self {
+            Journal::Memory { .. } => Ok(()),
+            Journal::Disk(disk) => disk.keeper.start(work),
+        }
+    }
+
     /// The keeper's end for snapshots; none in memory.
     pub(crate) fn keeper(&mut self) -> Option<&mut ShardKeeper> {
         match self {
             Journal::Memory { .. } => None,
             Journal::Disk(disk) => Some(&mut disk.keeper),
+        }
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl Journal {
+    /// Takes the buffers of writes in flight back: after a simulated crash.
+    pub(crate) fn forget_in_flight(&mut self) {
+        if let Journal::Disk(disk) = self {
+            disk.writer.forget_in_flight();
         }
     }
 }
@@ -242,7 +265,7 @@ impl DiskJournal {
                 KeeperEvent::Synced(through) => {
                     self.writer.synced(through);
                     self.syncing = false;
-                    self.synced_at = Instant::now();
+                    self.synced_at = self.watch.elapsed();
                 }
                 KeeperEvent::SyncFailed(fault) => return Err(fault),
                 event => snapshotting.hear(&event),
@@ -262,7 +285,7 @@ impl DiskJournal {
             return;
         }
         self.sync_wanted = false;
-        self.synced_at = Instant::now();
+        self.synced_at = self.watch.elapsed();
         if let Some(request) = self.writer.take_sync() {
             self.syncing = true;
             self.keeper.request_sync(request);
@@ -272,7 +295,7 @@ impl DiskJournal {
     fn next_sync(&self) -> Option<Duration> {
         match self.durability {
             Durability::Interval(interval) if !self.syncing && self.is_unsynced() => {
-                Some(interval.saturating_sub(self.synced_at.elapsed()))
+                Some(interval.saturating_sub(self.watch.elapsed() - self.synced_at))
             }
             _ => None,
         }

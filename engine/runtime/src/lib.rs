@@ -19,6 +19,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Feature `simulation` makes public what simulators need (another disk, another clock, cores without
+//! threads): for simulators, no stability promised.
+//!
 //! `docs/embedding.md` goes on from here; `docs/architecture.md` has the life of a renewal and of an
 //! expiry, and names the invariants (S1–S9, L1–L3) that the code refers to.
 
@@ -29,8 +32,11 @@ pub mod limits;
 pub mod log;
 pub mod request;
 pub mod shell;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod station;
 
+mod assembly;
 mod clock;
 mod ending;
 mod engine;

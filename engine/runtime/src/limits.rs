@@ -42,6 +42,9 @@ pub const EXPIRE_BUDGET: usize = 1_024;
 /// Time a turn may spend on expiry and upkeep before requests are looked at again (L3), in µs.
 pub const BACKGROUND_TURN_US_MAX: u64 = 300;
 
+/// The same where the clock stands still in a turn, in calls of `expire`: about as much work.
+pub const BACKGROUND_TURN_STEPS: u32 = 8;
+
 /// Table places one upkeep call may touch.
 pub const MAINTAIN_BUDGET: usize = 4_096;
 

@@ -24,6 +24,10 @@ mod batch;
 mod chain;
 mod depot;
 mod directory;
+#[cfg(not(feature = "simulation"))]
+pub(crate) mod disk;
+#[cfg(feature = "simulation")]
+pub mod disk;
 mod error;
 mod history;
 mod inspect;
@@ -48,7 +52,7 @@ pub use directory::{DataDir, ShardLog};
 pub use error::{Damage, LogError, LogFault};
 pub use history::{EventReader, HistoryBatch, HistoryError};
 pub use inspect::{InspectOptions, inspect};
-pub use keeper::{KeeperConfig, KeeperEvent, ShardKeeper, open_for_writing};
+pub use keeper::{KeeperConfig, KeeperEvent, ShardKeeper, Worker, open_for_writing};
 pub use lock::DirLock;
 pub use manifest::{MANIFEST_FILE, Manifest, ShardManifest};
 pub use recover::{Recovered, Replay, Torn, recover};

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tenure_core::{Position, Shard, ShardConfig, ShardIndex, Time, generation_range};
 
+use crate::clock::Stopwatch;
 use crate::config::{Config, Durability};
 use crate::error::OpenError;
 use crate::events::{EventHub, HistorySource};
 use crate::journal::Journal;
-use crate::log::{DataDir, KeeperConfig, Recovered, Replay, ShardLog, SyncMode, open_for_writing, recover};
+use crate::log::disk::DiskPort;
+use crate::log::{
+    DataDir, KeeperConfig, Recovered, Replay, ShardLog, SyncMode, Worker, open_for_writing, recover,
+};
 use crate::snapshotting::Snapshotting;
 
 mod reshard;
@@ -67,17 +71,22 @@ impl RecoveredShard {
 impl Store {
     /// Opens what `config` names: locks the directory, creates or re-shards it as needed.
     pub(crate) fn open(config: &Config, cpu_count: u16) -> Result<Store, OpenError> {
+        Store::open_on(DiskPort::System, config, cpu_count)
+    }
+
+    /// As [`open`](Store::open), on any disk.
+    pub(crate) fn open_on(disk: DiskPort, config: &Config, cpu_count: u16) -> Result<Store, OpenError> {
         let Some(path) = &config.data_dir else {
             let shard_count = config.shard_count.unwrap_or(cpu_count.max(1));
             let fresh = |index| ShardConfig {
-                seed: rand::random(),
-                generation_base: random_generation_base(index, shard_count),
+                seed: disk.random(),
+                generation_base: random_generation_base(disk.random(), index, shard_count),
                 ..shard_config(index, shard_count, config)
             };
             let shards = (0..shard_count).map(ShardIndex).map(fresh).collect();
             return Ok(Store { inner: Arc::new(Inner { shards, disk: None, resharded_from: None }) });
         };
-        let mut dir = DataDir::open(path)?;
+        let mut dir = DataDir::open_on(disk, path)?;
         let found = dir.manifest().map(|manifest| manifest.shards.len());
         let found = found.map(|count| u16::try_from(count).expect("a manifest lists at most 65,535 shards"));
         let shard_count = config.shard_count.or(found).unwrap_or(cpu_count.max(1));
@@ -141,8 +150,8 @@ impl Store {
         Ok(dir.begin_epoch(tails)?)
     }
 
-    /// The journal of a recovered shard, ready to write, and the state of its snapshots. `notify`
-    /// asks the shard's core for a turn.
+    /// The journal of a recovered shard, ready to write, the state of its snapshots, and the work of its
+    /// keeper, to be given a thread. `notify` asks the shard's core for a turn.
     pub(crate) fn journal(
         &self,
         index: ShardIndex,
@@ -150,9 +159,9 @@ impl Store {
         epoch: u32,
         config: &Config,
         notify: Arc<dyn Fn() + Send + Sync>,
-    ) -> Result<(Journal, Snapshotting), OpenError> {
+    ) -> Result<(Journal, Snapshotting, Option<Worker>), OpenError> {
         let (Some(disk), Some(recovered)) = (&self.inner.disk, recovered) else {
-            return Ok((Journal::in_memory(), Snapshotting::none()));
+            return Ok((Journal::in_memory(), Snapshotting::none(), None));
         };
         let shard = usize::from(index.0);
         let keeping = KeeperConfig {
@@ -163,9 +172,10 @@ impl Store {
                 Durability::Interval(_) | Durability::None => SyncMode::Later,
             },
         };
-        let (writer, keeper) = open_for_writing(&disk.logs[shard], recovered, epoch, keeping, notify)?;
-        let journal = Journal::on_disk(writer, keeper, config.durability, Arc::clone(&disk.ends[shard]));
-        Ok((journal, Snapshotting::new(config.snapshot_log_bytes, recovered)))
+        let (writer, keeper, work) = open_for_writing(&disk.logs[shard], recovered, epoch, keeping, notify)?;
+        let (end, watch) = (Arc::clone(&disk.ends[shard]), Stopwatch::start(&config.clock));
+        let journal = Journal::on_disk(writer, keeper, config.durability, end, watch);
+        Ok((journal, Snapshotting::new(config.snapshot_log_bytes, recovered), Some(work)))
     }
 
     /// Records where the logs ended, once every core has stopped, and gives the directory free.
@@ -182,10 +192,10 @@ impl Store {
 
 /// Nothing remembers which IDs an engine in memory gave out before it was started again, so each
 /// start counts from another place: an old holder's ID must not hit somebody else's lease.
-fn random_generation_base(index: ShardIndex, shard_count: u16) -> u64 {
+fn random_generation_base(random: u64, index: ShardIndex, shard_count: u16) -> u64 {
     let range = generation_range(index, shard_count);
     // The first half, so that at least as many generations follow.
-    range.start + rand::random::<u64>() % ((range.end - range.start) / 2)
+    range.start + random % ((range.end - range.start) / 2)
 }
 
 /// Rebuilds a shard from its log.

@@ -35,6 +35,8 @@ use crate::snapshotting::Snapshotting;
 
 mod apply;
 mod pause;
+#[cfg(feature = "simulation")]
+mod simulated;
 #[cfg(test)]
 mod tests;
 mod turn_clock;
@@ -117,6 +119,7 @@ impl Station {
             arrived: Vec::new(),
             peers: Peers::new(index, Arc::clone(&shared.inboxes)),
             shared,
+            turn_clock: TurnClock::new(clock.is_host()),
             clock,
             now,
             ready: Vec::new(),
@@ -130,7 +133,6 @@ impl Station {
             background_more: false,
             background_held: false,
             background_first: false,
-            turn_clock: TurnClock::new(),
         }
     }
 
@@ -199,7 +201,7 @@ impl Station {
         arrived.extend(std::iter::from_fn(|| self.inbox.pop()).take(limits::INBOX_MESSAGES_PER_TURN));
         let before = self.now;
         self.now = self.clock.now().max(before);
-        if self.clock.is_real() {
+        if self.clock.shows_pauses() {
             self.pause.notice(before, self.now, &mut self.shard);
         }
         // L3: on a disk that cannot keep up, whoever comes first takes all the room that the log has got since.
@@ -450,7 +452,7 @@ impl Station {
             return;
         }
         let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
-        loop {
+        for step in 1.. {
             let progress = self.shard.expire(self.now, limits::EXPIRE_BUDGET, &mut self.records);
             let upkeep = self.shard.maintain(self.now, limits::MAINTAIN_BUDGET, &mut self.records);
             self.background_more = progress.more || upkeep;
@@ -462,8 +464,10 @@ impl Station {
                 return;
             }
             let spent = self.turn_clock.end_of(Stage::Expiry) - start;
+            let over =
+                if self.clock.is_host() { spent >= slice } else { step >= limits::BACKGROUND_TURN_STEPS };
             self.background_held = self.background_more && self.journal.is_backed_up();
-            if !self.background_more || spent >= slice || self.background_held {
+            if !self.background_more || over || self.background_held {
                 return;
             }
         }

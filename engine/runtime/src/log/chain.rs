@@ -60,19 +60,19 @@ pub(super) struct Beyond {
 impl Chain {
     /// A chain from the first batch of the log.
     pub(super) fn from_start(log: &ShardLog) -> Result<Chain, LogError> {
-        Chain::begin(log, list_segments(&log.dir)?, None)
+        Chain::begin(log, list_segments(&log.disk, &log.dir)?, None)
     }
 
     /// A chain from the start of the segment that `position` stands in. Batches reaching beyond
     /// `position` must be of `epoch` or later.
     pub(super) fn from_position(log: &ShardLog, position: u64, epoch: u32) -> Result<Chain, LogError> {
-        Chain::begin(log, list_segments(&log.dir)?, Some((position, epoch)))
+        Chain::begin(log, list_segments(&log.disk, &log.dir)?, Some((position, epoch)))
     }
 
     /// A chain as a start would follow it (from a snapshot's position and epoch, or from the first
     /// batch) if there were nothing at or behind `limit`.
     pub(super) fn up_to(log: &ShardLog, from: Option<(u64, u32)>, limit: u64) -> Result<Chain, LogError> {
-        let mut segments = list_segments(&log.dir)?;
+        let mut segments = list_segments(&log.disk, &log.dir)?;
         segments.retain(|segment| segment.base < limit);
         let mut chain = Chain::begin(log, segments, from)?;
         chain.limit = limit;
@@ -81,7 +81,7 @@ impl Chain {
 
     /// A chain from the start of the oldest segment there is, wherever that begins.
     pub(super) fn from_oldest(log: &ShardLog) -> Result<Chain, LogError> {
-        let segments = list_segments(&log.dir)?;
+        let segments = list_segments(&log.disk, &log.dir)?;
         let place = segments.first().map_or(log.start, |segment| segment.base);
         let previous = (place == log.start).then_some(PREVIOUS_NONE);
         Ok(Chain::new(log, segments, 0, place, previous))
@@ -136,7 +136,7 @@ impl Chain {
             epoch: 0,
             fresh: (u64::MAX, 0),
             limit: u64::MAX,
-            window: Window::new(),
+            window: Window::new(&log.disk),
         }
     }
 
@@ -297,7 +297,7 @@ impl Chain {
 
     /// Reads the next piece while the present one is looked at. Only when nobody writes the files.
     pub(super) fn read_ahead(mut self) -> Chain {
-        self.window = Window::ahead();
+        self.window = Window::ahead(&self.log.disk);
         self
     }
 
@@ -311,7 +311,7 @@ impl Chain {
     /// gone to a recycled one.
     pub(super) fn refresh(&mut self) -> Result<(), LogError> {
         let base = self.segments.get(self.index).map_or(self.place, |segment| segment.base);
-        self.segments = list_segments(&self.log.dir)?;
+        self.segments = list_segments(&self.log.disk, &self.log.dir)?;
         self.index = self.segments.partition_point(|segment| segment.base < base);
         self.window.forget();
         Ok(())

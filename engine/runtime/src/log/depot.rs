@@ -7,21 +7,18 @@
 //!
 //! Blocks: only the keeper thread and the opening of an engine call it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::aligned::AlignedBuffer;
+use super::disk::{Access, DiskPort};
 use super::error::LogError;
 use super::limits::{SNAPSHOTS_KEPT, SPARE_SEGMENTS_MAX};
-use super::segment::{
-    SegmentEntry, SegmentFile, SyncMode, list_numbered, list_segments, open_direct, segment_path, sync_dir,
-};
+use super::segment::{SegmentEntry, SegmentFile, SyncMode, list_numbered, list_segments, segment_path};
 use super::snapshot::list_snapshots;
 
 /// Zeros written at a time: a commit of the running log waits for at most one such write.
-const FILL_BYTES: usize = 128 << 10;
+const FILL_BYTES: u64 = 128 << 10;
 /// Zeros written between syncs: a commit's own flush finds little of them in the disk's cache. Both
 /// sizes took a 64 KiB commit beside a fill from 518 µs (p99 2.2 ms) to 180 µs (0.35 ms).
 const FILL_SYNC_BYTES: u64 = 4 << 20;
@@ -43,6 +40,7 @@ pub trait SegmentSource: Send + 'static {
 
 /// Segments of one shard directory.
 pub struct Depot {
+    disk: DiskPort,
     dir: PathBuf,
     segment_bytes: u64,
     sync: SyncMode,
@@ -50,56 +48,65 @@ pub struct Depot {
 }
 
 impl Depot {
-    /// Takes up a shard directory: removes half-made files, keeps spares of the right size.
+    /// Takes up a shard directory on the system's disk: see [`Depot::open_on`].
     ///
     /// # Errors
     /// The directory could not be listed or changed.
     pub fn open(dir: &Path, segment_bytes: u64, sync: SyncMode) -> Result<Depot, LogError> {
-        for entry in std::fs::read_dir(dir).map_err(LogError::io("list", dir))? {
-            let path = entry.map_err(LogError::io("list", dir))?.path();
+        Depot::open_on(&DiskPort::System, dir, segment_bytes, sync)
+    }
+
+    /// Takes up a shard directory: removes half-made files, keeps spares of the right size.
+    pub(super) fn open_on(
+        disk: &DiskPort,
+        dir: &Path,
+        segment_bytes: u64,
+        sync: SyncMode,
+    ) -> Result<Depot, LogError> {
+        for entry in disk.list(dir).map_err(LogError::io("list", dir))? {
+            let path = dir.join(entry.name);
             if path.extension().is_some_and(|extension| extension == "tmp") {
-                std::fs::remove_file(&path).map_err(LogError::io("remove", &path))?;
+                disk.remove(&path).map_err(LogError::io("remove", &path))?;
             }
         }
         let mut spares = Vec::new();
-        for (_, path) in list_numbered(dir, "", ".spare")? {
-            let length = path.metadata().map_err(LogError::io("read", &path))?.len();
+        for (_, path) in list_numbered(disk, dir, "", ".spare")? {
+            let length = disk.length(&path).map_err(LogError::io("read", &path))?;
             if length == segment_bytes && spares.len() < SPARE_SEGMENTS_MAX {
                 spares.push(path);
             } else {
-                std::fs::remove_file(&path).map_err(LogError::io("remove", &path))?;
+                disk.remove(&path).map_err(LogError::io("remove", &path))?;
             }
         }
-        Ok(Depot { dir: dir.to_owned(), segment_bytes, sync, spares })
+        Ok(Depot { disk: disk.clone(), dir: dir.to_owned(), segment_bytes, sync, spares })
     }
 
     /// Opens an existing segment for writing.
     pub(super) fn open_segment(&self, entry: &SegmentEntry) -> Result<SegmentFile, LogError> {
-        SegmentFile::open(&entry.path, entry.base, self.sync).map_err(LogError::io("open", &entry.path))
+        SegmentFile::open_on(&self.disk, &entry.path, entry.base, self.sync)
+            .map_err(LogError::io("open", &entry.path))
     }
 
     fn create(&self, base: u64) -> io::Result<()> {
         let aside = self.dir.join(format!("{base:020}.tmp"));
-        let made = self.fill(&aside).and_then(|()| std::fs::rename(&aside, segment_path(&self.dir, base)));
+        let made = self.fill(&aside).and_then(|()| self.disk.rename(&aside, &segment_path(&self.dir, base)));
         if made.is_err() {
             // Give the space back; the file is not worth a second error.
-            let _ = std::fs::remove_file(&aside);
+            let _ = self.disk.remove(&aside);
         }
         made
     }
 
     fn fill(&self, path: &Path) -> io::Result<()> {
-        let file = open_direct(OpenOptions::new().write(true).create(true).truncate(true), path, 0)?;
+        let file = self.disk.open(path, Access::Create)?;
         // Reserve first: a full disk is noticed before anything is written.
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.segment_bytes) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let zeros = AlignedBuffer::zeroed(FILL_BYTES);
+        file.reserve(self.segment_bytes)?;
+        let piece = self.segment_bytes.min(FILL_BYTES);
+        let zeros = AlignedBuffer::zeroed(usize::try_from(piece).expect("at most 128 KiB"));
         let mut offset = 0;
         while offset < self.segment_bytes {
             file.write_all_at(zeros.bytes(), offset)?;
-            offset += FILL_BYTES as u64;
+            offset += piece;
             if offset.is_multiple_of(FILL_SYNC_BYTES) {
                 file.sync_data()?;
             }
@@ -112,27 +119,27 @@ impl SegmentSource for Depot {
     fn prepare(&mut self, base: u64) -> io::Result<SegmentFile> {
         let path = segment_path(&self.dir, base);
         if let Some(spare) = self.spares.pop() {
-            std::fs::rename(&spare, &path)?;
+            self.disk.rename(&spare, &path)?;
         } else {
             self.create(base)?;
         }
-        sync_dir(&self.dir)?;
-        SegmentFile::open(&path, base, self.sync)
+        self.disk.sync_dir(&self.dir)?;
+        SegmentFile::open_on(&self.disk, &path, base, self.sync)
     }
 
     fn reclaim(&mut self, below: u64) -> io::Result<u64> {
-        let segments = list_segments(&self.dir).map_err(io::Error::other)?;
+        let segments = list_segments(&self.disk, &self.dir).map_err(io::Error::other)?;
         let mut oldest = segments.first().map_or(0, |segment| segment.base);
         // Oldest first, each durably: a crash in between leaves no gap.
         for segment in segments.iter().filter(|segment| segment.end() <= below) {
             if segment.length == self.segment_bytes && self.spares.len() < SPARE_SEGMENTS_MAX {
                 let spare = segment.path.with_extension("spare");
-                std::fs::rename(&segment.path, &spare)?;
+                self.disk.rename(&segment.path, &spare)?;
                 self.spares.push(spare);
             } else {
-                std::fs::remove_file(&segment.path)?;
+                self.disk.remove(&segment.path)?;
             }
-            sync_dir(&self.dir)?;
+            self.disk.sync_dir(&self.dir)?;
             oldest = segment.end();
         }
         Ok(oldest)
@@ -141,14 +148,14 @@ impl SegmentSource for Depot {
 
 /// Removes snapshots that are of no more use: all but the newest two, and of these the older one
 /// when the log it needs is gone.
-pub(super) fn drop_old_snapshots(dir: &Path, oldest_segment: u64) -> io::Result<()> {
-    let snapshots = list_snapshots(dir).map_err(io::Error::other)?;
+pub(super) fn drop_old_snapshots(disk: &DiskPort, dir: &Path, oldest_segment: u64) -> io::Result<()> {
+    let snapshots = list_snapshots(disk, dir).map_err(io::Error::other)?;
     for (index, (start, path)) in snapshots.iter().enumerate() {
         if index >= SNAPSHOTS_KEPT || (index > 0 && *start < oldest_segment) {
-            std::fs::remove_file(path)?;
+            disk.remove(path)?;
         }
     }
-    File::open(dir)?.sync_all()
+    disk.sync_dir(dir)
 }
 
 #[cfg(test)]
@@ -173,7 +180,7 @@ mod tests {
         for index in 0..5 {
             let segment = depot.prepare(index * MIB).unwrap();
             assert_eq!((segment.base(), segment.length()), (index * MIB, MIB));
-            segment.file().write_all_at(AlignedBuffer::zeroed(4096).bytes(), MIB - 4096).unwrap();
+            segment.write_all_at(AlignedBuffer::zeroed(4096).bytes(), MIB - 4096).unwrap();
         }
         assert_eq!(depot.reclaim(3 * MIB + 5).unwrap(), 3 * MIB);
         let left = names(dir.path());
@@ -204,9 +211,9 @@ mod tests {
         for start in [64, MIB, 3 * MIB, 4 * MIB] {
             write(start);
         }
-        drop_old_snapshots(dir.path(), 2 * MIB).unwrap();
+        drop_old_snapshots(&DiskPort::System, dir.path(), 2 * MIB).unwrap();
         assert_eq!(names(dir.path()).len(), 2);
-        drop_old_snapshots(dir.path(), 4 * MIB).unwrap();
+        drop_old_snapshots(&DiskPort::System, dir.path(), 4 * MIB).unwrap();
         assert_eq!(names(dir.path()), ["snapshot-00000000000004194304.img"]);
     }
 }

@@ -10,18 +10,18 @@
 //! a snapshot, and switches with one manifest write ([`adopt`](DataDir::adopt)); a crash before that leaves
 //! the old layout in force and the new folders to be removed on the next open.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
+use super::disk::DiskPort;
 use super::error::LogError;
 use super::limits::SEGMENT_BYTES_UNIT;
 use super::lock::DirLock;
 use super::manifest::{Manifest, ShardManifest};
-use super::segment::sync_dir;
 
 /// A locked data directory.
 #[derive(Debug)]
 pub struct DataDir {
+    disk: DiskPort,
     path: PathBuf,
     manifest: Option<Manifest>,
     _lock: DirLock,
@@ -30,6 +30,8 @@ pub struct DataDir {
 /// One shard's log on disk: where it is and whose batches belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardLog {
+    /// The disk that it is on.
+    pub(crate) disk: DiskPort,
     /// Folder of segments and snapshots.
     pub dir: PathBuf,
     /// Random identity of the log.
@@ -48,15 +50,25 @@ impl DataDir {
     /// # Errors
     /// In use by another process, not writable, or a manifest that is damaged or of another version.
     pub fn open(path: &Path) -> Result<DataDir, LogError> {
-        std::fs::create_dir_all(path).map_err(LogError::io("create", path))?;
-        let lock = DirLock::exclusive(path)?;
-        let manifest = Manifest::read(path)?;
-        let dir = DataDir { path: path.to_owned(), manifest, _lock: lock };
+        DataDir::open_on(DiskPort::System, path)
+    }
+
+    /// As [`open`](DataDir::open), on any disk.
+    pub(crate) fn open_on(disk: DiskPort, path: &Path) -> Result<DataDir, LogError> {
+        disk.create_dir(path).map_err(LogError::io("create", path))?;
+        let lock = disk.lock(path)?;
+        let manifest = Manifest::read_on(&disk, path)?;
+        let dir = DataDir { disk, path: path.to_owned(), manifest, _lock: lock };
         match &dir.manifest {
             Some(manifest) => dir.remove_unlisted(manifest)?,
             None => dir.refuse_orphans()?,
         }
         Ok(dir)
+    }
+
+    /// The disk that it is on.
+    pub(crate) fn disk(&self) -> &DiskPort {
+        &self.disk
     }
 
     /// The directory.
@@ -78,13 +90,13 @@ impl DataDir {
     pub fn create(&mut self, generation_bases: &[u64]) -> Result<&Manifest, LogError> {
         assert!(self.manifest.is_none(), "a directory is created once");
         let shards = self.new_shards(generation_bases, 0, "")?;
-        self.replace(Manifest::new(rand::random(), shards))
+        self.replace(Manifest::new(self.disk.random(), shards))
     }
 
     /// The log of one shard, as the manifest has it.
     #[must_use]
     pub fn shard_log(&self, shard: u16) -> ShardLog {
-        self.listed().shard_log(&self.path, shard)
+        self.listed().shard_log_on(&self.disk, &self.path, shard)
     }
 
     /// Starts a run: makes the next epoch and the recovered tails durable. Must precede the first
@@ -119,7 +131,7 @@ impl DataDir {
         let epoch = self.next_epoch()?;
         self.remove_unlisted(manifest)?;
         let shards = self.new_shards(generation_bases, start, &format!("-e{epoch}"))?;
-        Ok(Manifest { log_id: rand::random(), epoch, shards, ..manifest.clone() })
+        Ok(Manifest { log_id: self.disk.random(), epoch, shards, ..manifest.clone() })
     }
 
     /// Switches to a planned set of shards, each of which has its snapshot, and removes the old one.
@@ -143,7 +155,7 @@ impl DataDir {
     }
 
     fn replace(&mut self, manifest: Manifest) -> Result<&Manifest, LogError> {
-        manifest.write(&self.path)?;
+        manifest.write_on(&self.disk, &self.path)?;
         Ok(self.manifest.insert(manifest))
     }
 
@@ -157,30 +169,25 @@ impl DataDir {
         for (index, &generation_base) in generation_bases.iter().enumerate() {
             let directory = format!("shard-{index:04}{suffix}");
             let path = self.path.join(&directory);
-            match std::fs::create_dir(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(LogError::io("create", &path)(error));
-                }
-                _ => {}
-            }
+            self.disk.create_dir(&path).map_err(LogError::io("create", &path))?;
             shards.push(ShardManifest {
                 directory,
                 generation_base,
-                seed: rand::random(),
+                seed: self.disk.random(),
                 start,
                 tail: start,
             });
         }
-        sync_dir(&self.path).map_err(LogError::io("sync", &self.path))?;
+        self.disk.sync_dir(&self.path).map_err(LogError::io("sync", &self.path))?;
         Ok(shards)
     }
 
     /// Removes shard folders of a re-sharding that did not finish, or of the layout before it.
     fn remove_unlisted(&self, manifest: &Manifest) -> Result<(), LogError> {
-        for (name, path) in shard_dirs(&self.path)? {
+        for (name, path) in shard_dirs(&self.disk, &self.path)? {
             if !manifest.shards.iter().any(|shard| shard.directory == name) {
                 tracing::info!(path = %path.display(), "removing a shard folder that the manifest does not list");
-                std::fs::remove_dir_all(&path).map_err(LogError::io("remove", &path))?;
+                self.disk.remove_dir(&path).map_err(LogError::io("remove", &path))?;
             }
         }
         Ok(())
@@ -188,9 +195,8 @@ impl DataDir {
 
     /// Without a manifest, shard folders with files in them mean that the manifest was lost.
     fn refuse_orphans(&self) -> Result<(), LogError> {
-        for (_, path) in shard_dirs(&self.path)? {
-            let mut entries = std::fs::read_dir(&path).map_err(LogError::io("list", &path))?;
-            if entries.next().is_some() {
+        for (_, path) in shard_dirs(&self.disk, &self.path)? {
+            if !self.disk.list(&path).map_err(LogError::io("list", &path))?.is_empty() {
                 return Err(LogError::Manifest {
                     path: self.path.join(super::manifest::MANIFEST_FILE),
                     reason: format!("missing, although {} holds a log", path.display()),
@@ -205,8 +211,13 @@ impl Manifest {
     /// The log of one shard of the data directory `dir`.
     #[must_use]
     pub fn shard_log(&self, dir: &Path, shard: u16) -> ShardLog {
+        self.shard_log_on(&DiskPort::System, dir, shard)
+    }
+
+    fn shard_log_on(&self, disk: &DiskPort, dir: &Path, shard: u16) -> ShardLog {
         let listed = &self.shards[usize::from(shard)];
         ShardLog {
+            disk: disk.clone(),
             dir: dir.join(&listed.directory),
             log_id: self.log_id,
             shard,
@@ -226,7 +237,7 @@ impl Manifest {
 }
 
 /// Folders named like ours: `shard-` and four digits, optionally `-e` and a number.
-fn shard_dirs(dir: &Path) -> Result<Vec<(String, PathBuf)>, LogError> {
+fn shard_dirs(disk: &DiskPort, dir: &Path) -> Result<Vec<(String, PathBuf)>, LogError> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let ours = |name: &str| {
         let Some(rest) = name.strip_prefix("shard-") else { return false };
@@ -235,15 +246,9 @@ fn shard_dirs(dir: &Path) -> Result<Vec<(String, PathBuf)>, LogError> {
             None => rest.len() == 4 && digits(rest),
         }
     };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(LogError::io("list", dir))? {
-        let entry = entry.map_err(LogError::io("list", dir))?;
-        if let Some(name) = entry.file_name().to_str().filter(|name| ours(name))
-            && entry.path().is_dir()
-        {
-            found.push((name.to_owned(), entry.path()));
-        }
-    }
+    let entries = disk.list(dir).map_err(LogError::io("list", dir))?;
+    let folders = entries.into_iter().filter(|entry| entry.is_dir && ours(&entry.name));
+    let mut found: Vec<_> = folders.map(|entry| (entry.name.clone(), dir.join(entry.name))).collect();
     found.sort_unstable();
     Ok(found)
 }
@@ -305,7 +310,8 @@ mod tests {
         assert!(!home.path().join("shard-0002-e2").exists());
         let planned = dir.plan_shards(&[0, 1, 2], &[4096, 12_288]).unwrap();
         dir.adopt(planned).unwrap();
-        let names: Vec<String> = shard_dirs(home.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> =
+            shard_dirs(&DiskPort::System, home.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["shard-0000-e2", "shard-0001-e2", "shard-0002-e2"]);
         let log = dir.shard_log(2);
         assert_eq!((log.start, log.floor), (1 << 20, 1 << 20), "above every old position");

@@ -53,7 +53,7 @@ impl EventReader {
     /// # Errors
     /// `from` is older than the oldest segment, or the files could not be read.
     pub fn open(log: &ShardLog, from: Position) -> Result<EventReader, HistoryError> {
-        let oldest = list_segments(&log.dir)?.first().map_or(log.start, |segment| segment.base);
+        let oldest = list_segments(&log.disk, &log.dir)?.first().map_or(log.start, |segment| segment.base);
         // Nothing was ever written before the log's first batch.
         if from.0 < oldest && oldest != 0 {
             return Err(HistoryError::TooOld { oldest: first_record(oldest) });
@@ -69,7 +69,7 @@ impl EventReader {
     /// # Errors
     /// The directory could not be listed.
     pub fn oldest(log: &ShardLog) -> Result<Position, LogError> {
-        let segments = list_segments(&log.dir)?;
+        let segments = list_segments(&log.disk, &log.dir)?;
         Ok(first_record(segments.first().map_or(log.start, |segment| segment.base)))
     }
 
@@ -124,7 +124,7 @@ fn first_record(base: u64) -> Position {
 
 /// Whether the log now begins behind `place`.
 fn too_old(log: &ShardLog, place: u64) -> Option<HistoryError> {
-    let oldest = list_segments(&log.dir).ok()?.first()?.base;
+    let oldest = list_segments(&log.disk, &log.dir).ok()?.first()?.base;
     (oldest > place).then(|| HistoryError::TooOld { oldest: first_record(oldest) })
 }
 

@@ -70,7 +70,7 @@ fn inspect_shard(log: &ShardLog, options: InspectOptions, text: &mut Text<'_>) -
     if !log.dir.is_dir() {
         return text.line(format_args!("  {} does not exist", log.dir.display()));
     }
-    for (start, path) in list_snapshots(&log.dir)? {
+    for (start, path) in list_snapshots(&log.disk, &log.dir)? {
         let name = path.file_name().unwrap_or_default().display();
         match read_snapshot(log, start, &path) {
             Ok((head, foot)) => text.line(format_args!(

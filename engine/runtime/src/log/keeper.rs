@@ -17,25 +17,25 @@
 //! [`KeeperEvent::SegmentRefused`] says so once per attempt.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use tenure_core::{Position, Time};
 
-use super::depot::{Depot, SegmentSource, drop_old_snapshots};
+use super::depot::{Depot, SegmentSource};
 use super::directory::ShardLog;
 use super::error::{LogError, LogFault};
-use super::limits::{
-    BATCH_BYTES_MAX, HEADER_BYTES, PREPARE_RETRY_MS, SNAPSHOT_CHUNKS_WAITING_MAX, WRITES_IN_FLIGHT_MAX,
-};
+use super::limits::{HEADER_BYTES, SNAPSHOT_CHUNKS_WAITING_MAX, WRITES_IN_FLIGHT_MAX};
 use super::recover::Recovered;
 use super::segment::{SegmentFile, SyncMode};
-use super::snapshot::{FinishedSnapshot, SnapshotHead, SnapshotWriter};
 use super::writer::{LogWriter, SyncRequest, WriterConfig};
+
+mod worker;
+
+use worker::Snapshot;
+pub use worker::Worker;
 
 /// How a shard's log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +96,9 @@ enum Request {
     Stop,
 }
 
-/// Opens a recovered shard for writing: its writer, with the segments at hand, and its keeper.
-/// `epoch` is this run's, durable in the manifest. `notify` is called on the keeper's thread after
-/// each event.
+/// Opens a recovered shard for writing: its writer, with the segments at hand, the core's end of its
+/// keeper, and the keeper's work, to be run on a thread or by hand. `epoch` is this run's, durable in the
+/// manifest. `notify` is called by the work after each event.
 ///
 /// # Errors
 /// Files could not be opened, or there is no space for a first segment.
@@ -108,14 +108,14 @@ pub fn open_for_writing(
     epoch: u32,
     config: KeeperConfig,
     notify: Arc<dyn Fn() + Send + Sync>,
-) -> Result<(LogWriter, ShardKeeper), LogError> {
-    let mut depot = Depot::open(&log.dir, config.segment_bytes, config.sync)?;
+) -> Result<(LogWriter, ShardKeeper, Worker), LogError> {
+    let mut depot = Depot::open_on(&log.disk, &log.dir, config.segment_bytes, config.sync)?;
     let place = recovered.tail.place;
     let current = recovered.segments.iter().rfind(|segment| segment.base <= place && place <= segment.end());
     let mut ahead: Vec<_> = recovered.segments.iter().filter(|segment| segment.base > place).collect();
     let usable = ahead.iter().take_while(|segment| segment.length == config.segment_bytes).count();
     for unfit in ahead.drain(usable..).rev() {
-        std::fs::remove_file(&unfit.path).map_err(LogError::io("remove", &unfit.path))?;
+        log.disk.remove(&unfit.path).map_err(LogError::io("remove", &unfit.path))?;
     }
     let current = current.map(|segment| depot.open_segment(segment)).transpose()?.map(Arc::new);
     let writer_config = WriterConfig {
@@ -123,7 +123,7 @@ pub fn open_for_writing(
         shard: log.shard,
         epoch,
         segment_bytes: config.segment_bytes,
-        batch_bytes_max: BATCH_BYTES_MAX,
+        batch_bytes_max: log.disk.sizes().batch_bytes_max,
         in_flight_max: WRITES_IN_FLIGHT_MAX,
         sync: config.sync,
     };
@@ -136,22 +136,20 @@ pub fn open_for_writing(
         let segment = depot.prepare(base).map_err(LogError::io("prepare a segment in", &log.dir))?;
         writer.offer_segment(Arc::new(segment));
     }
-    let keeper = ShardKeeper::start(log, epoch, config, Box::new(depot), notify);
-    keeper.map(|keeper| (writer, keeper)).map_err(LogError::io("start the keeper thread for", &log.dir))
+    let (keeper, worker) = ShardKeeper::new(log, epoch, config, Box::new(depot), notify);
+    Ok((writer, keeper, worker))
 }
 
 impl ShardKeeper {
-    /// Starts the thread. `segments` makes and reclaims segment files.
-    ///
-    /// # Errors
-    /// No thread could be started.
-    pub fn start(
+    /// The two ends, without a thread. `segments` makes and reclaims segment files.
+    #[must_use]
+    pub fn new(
         log: &ShardLog,
         epoch: u32,
         config: KeeperConfig,
         segments: Box<dyn SegmentSource>,
         notify: Arc<dyn Fn() + Send + Sync>,
-    ) -> io::Result<ShardKeeper> {
+    ) -> (ShardKeeper, Worker) {
         let (requests, inbox) = mpsc::channel();
         let (outbox, events) = mpsc::channel();
         let chunks_waiting = Arc::new(AtomicUsize::new(0));
@@ -167,9 +165,17 @@ impl ShardKeeper {
             wanted: None,
             snapshot: Snapshot::None,
         };
-        let name = format!("keeper-{}", log.shard);
-        let thread = std::thread::Builder::new().name(name).spawn(move || worker.run())?;
-        Ok(ShardKeeper { requests, events, chunks_waiting, wanted: None, thread: Some(thread) })
+        (ShardKeeper { requests, events, chunks_waiting, wanted: None, thread: None }, worker)
+    }
+
+    /// Starts the thread that does the work.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn start(&mut self, worker: Worker) -> io::Result<()> {
+        let name = format!("keeper-{}", worker.log.shard);
+        self.thread = Some(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        Ok(())
     }
 
     /// Asks for the segment at `base` ([`LogWriter::needs_segment`]). Asking again changes nothing.
@@ -233,7 +239,9 @@ impl ShardKeeper {
     }
 
     fn send(&self, request: Request) {
-        self.requests.send(request).expect("the keeper thread lives as long as its handle");
+        // Only a simulated crash drops the work before the core.
+        let sent = self.requests.send(request).is_ok();
+        assert!(sent || cfg!(feature = "simulation"), "the keeper thread lives as long as its handle");
     }
 }
 
@@ -246,172 +254,6 @@ impl Drop for ShardKeeper {
         {
             tracing::error!("the keeper thread panicked");
         }
-    }
-}
-
-enum Snapshot {
-    None,
-    Writing(Box<SnapshotWriter>),
-    Written(FinishedSnapshot),
-    /// Failed: the rest of its chunks is thrown away.
-    Failed,
-}
-
-struct Worker {
-    log: ShardLog,
-    epoch: u32,
-    config: KeeperConfig,
-    segments: Box<dyn SegmentSource>,
-    inbox: Receiver<Request>,
-    outbox: Sender<KeeperEvent>,
-    notify: Arc<dyn Fn() + Send + Sync>,
-    chunks_waiting: Arc<AtomicUsize>,
-    /// The segment still to be made, and when to try.
-    wanted: Option<(u64, Instant)>,
-    snapshot: Snapshot,
-}
-
-impl Worker {
-    fn run(mut self) {
-        loop {
-            let request = match self.wanted {
-                Some((_, at)) => self.inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
-                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match request {
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(request) => self.serve(request),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            self.make_wanted();
-        }
-        self.abandon();
-    }
-
-    fn tell(&self, event: KeeperEvent) {
-        // The other end may be gone already: then nobody needs to know.
-        let _ = self.outbox.send(event);
-        (self.notify)();
-    }
-
-    fn serve(&mut self, request: Request) {
-        match request {
-            Request::Segment(base) => self.wanted = Some((base, Instant::now())),
-            Request::Sync(request) => self.sync(&request),
-            Request::Begin { start, time_ms } => self.begin(start, time_ms),
-            Request::Chunk(chunk) => self.chunk(&chunk),
-            Request::Finish { end } => self.finish(end),
-            Request::Publish => self.publish(),
-            Request::Abandon => self.abandon(),
-            Request::Stop => unreachable!("handled by the loop"),
-        }
-    }
-
-    fn make_wanted(&mut self) {
-        let Some((base, at)) = self.wanted else { return };
-        if at > Instant::now() {
-            return;
-        }
-        match self.segments.prepare(base) {
-            Ok(segment) => {
-                self.wanted = None;
-                self.tell(KeeperEvent::SegmentReady(Arc::new(segment)));
-            }
-            Err(error) => {
-                tracing::warn!(
-                    shard = self.log.shard, path = %self.log.dir.display(), %error,
-                    "cannot prepare the next log segment; trying again each second"
-                );
-                self.wanted = Some((base, Instant::now() + Duration::from_millis(PREPARE_RETRY_MS)));
-                self.tell(KeeperEvent::SegmentRefused(error));
-            }
-        }
-    }
-
-    fn sync(&mut self, request: &SyncRequest) {
-        for segment in &request.files {
-            if let Err(error) = segment.file().sync_data() {
-                let path: PathBuf = segment.path().to_owned();
-                let reason = format!("sync failed: {error}");
-                return self.tell(KeeperEvent::SyncFailed(LogFault { path, offset: 0, length: 0, reason }));
-            }
-        }
-        self.tell(KeeperEvent::Synced(request.through));
-    }
-
-    fn begin(&mut self, start: u64, time_ms: u64) {
-        self.abandon();
-        let head = SnapshotHead {
-            log_id: self.log.log_id,
-            shard: self.log.shard,
-            epoch: self.epoch,
-            start,
-            time_ms,
-        };
-        match SnapshotWriter::create(&self.log.dir, head) {
-            Ok(writer) => self.snapshot = Snapshot::Writing(Box::new(writer)),
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn chunk(&mut self, chunk: &[u8]) {
-        self.chunks_waiting.fetch_sub(1, Ordering::AcqRel);
-        if let Snapshot::Writing(writer) = &mut self.snapshot
-            && let Err(error) = writer.chunk(chunk)
-        {
-            self.fail(error);
-        }
-        (self.notify)(); // there is room for the next one
-    }
-
-    fn finish(&mut self, end: u64) {
-        let Snapshot::Writing(writer) = std::mem::replace(&mut self.snapshot, Snapshot::Failed) else {
-            return;
-        };
-        match writer.finish(end) {
-            Ok(finished) => {
-                self.snapshot = Snapshot::Written(finished);
-                self.tell(KeeperEvent::SnapshotWritten { end: Position(end) });
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn publish(&mut self) {
-        let Snapshot::Written(finished) = std::mem::replace(&mut self.snapshot, Snapshot::None) else {
-            return;
-        };
-        let published = finished.publish().and_then(|start| {
-            // Everything from the header before `start` on is needed; the rest serves resumption.
-            let below = (start - HEADER_BYTES as u64).saturating_sub(self.config.retain_bytes);
-            let oldest = self.segments.reclaim(below)?;
-            drop_old_snapshots(&self.log.dir, oldest)?;
-            Ok((start, oldest))
-        });
-        match published {
-            Ok((start, oldest)) => self.tell(KeeperEvent::SnapshotPublished {
-                start: Position(start),
-                oldest: Position(oldest + HEADER_BYTES as u64),
-            }),
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn fail(&mut self, error: io::Error) {
-        tracing::warn!(shard = self.log.shard, path = %self.log.dir.display(), %error, "snapshot given up");
-        self.abandon();
-        self.snapshot = Snapshot::Failed;
-        self.tell(KeeperEvent::SnapshotFailed(error));
-    }
-
-    fn abandon(&mut self) {
-        let path = match std::mem::replace(&mut self.snapshot, Snapshot::None) {
-            Snapshot::Writing(writer) => writer.path().to_owned(),
-            Snapshot::Written(finished) => finished.path().to_owned(),
-            Snapshot::None | Snapshot::Failed => return,
-        };
-        // Left-over temporary files are removed on the next start in any case.
-        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -9,15 +9,14 @@
 //!
 //! Does not know what the numbers of a shard mean to the core, nor when to re-shard.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::DiskPort;
 use super::error::LogError;
 use super::limits::{BLOCK_BYTES, FORMAT_VERSION, HEADER_BYTES};
-use super::segment::sync_dir;
 
 /// File name of the manifest in a data directory.
 pub const MANIFEST_FILE: &str = "MANIFEST";
@@ -125,8 +124,12 @@ impl Manifest {
     /// # Errors
     /// As [`decode`](Self::decode), or the file cannot be read.
     pub fn read(dir: &Path) -> Result<Option<Manifest>, LogError> {
+        Manifest::read_on(&DiskPort::System, dir)
+    }
+
+    pub(super) fn read_on(disk: &DiskPort, dir: &Path) -> Result<Option<Manifest>, LogError> {
         let path = dir.join(MANIFEST_FILE);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match disk.read_whole(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(LogError::io("read", &path)(error)),
@@ -141,15 +144,17 @@ impl Manifest {
     /// # Errors
     /// The file or the directory could not be written; the old manifest is then still in place.
     pub fn write(&self, dir: &Path) -> Result<(), LogError> {
+        self.write_on(&DiskPort::System, dir)
+    }
+
+    pub(super) fn write_on(&self, disk: &DiskPort, dir: &Path) -> Result<(), LogError> {
         self.check().expect("only sound manifests are written");
         let path = dir.join(MANIFEST_FILE);
         let aside = dir.join("MANIFEST.tmp");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&aside)?;
-            file.write_all(self.encode().as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&aside, &path)?;
-            sync_dir(dir)
+            disk.write_whole(&aside, self.encode().as_bytes())?;
+            disk.rename(&aside, &path)?;
+            disk.sync_dir(dir)
         };
         write().map_err(LogError::io("write", &path))
     }

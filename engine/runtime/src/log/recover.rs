@@ -8,7 +8,6 @@
 //! Memory stays bounded: one read window, one batch. It does not know what records mean.
 
 use std::fmt;
-use std::fs::File;
 use std::path::PathBuf;
 
 use tenure_core::{Position, Time};
@@ -16,6 +15,7 @@ use tenure_core::{Position, Time};
 use super::batch::{BatchFlaw, BatchHeader, BatchOwner, PREVIOUS_NONE};
 use super::chain::{Beyond, Chain, ChainEnd};
 use super::directory::ShardLog;
+use super::disk::{Access, DiskPort};
 use super::error::{Damage, LogError};
 use super::limits::HEADER_BYTES;
 use super::segment::SegmentEntry;
@@ -119,7 +119,7 @@ pub fn recover(log: &ShardLog, replay: &mut impl Replay) -> Result<Recovered, Lo
     check_end(log, &chain, &end, &beyond, loaded.as_ref())?;
     // A process that dies leaves writes in the disk's cache: what was read must be on disk before
     // anything is built on it.
-    sync_segments(&chain)?;
+    sync_segments(&log.disk, &chain)?;
     let (place, previous) = chain.tail()?;
     Ok(Recovered {
         tail: Tail { place, previous: previous.unwrap_or(PREVIOUS_NONE) },
@@ -177,8 +177,8 @@ struct Loaded {
 fn load_snapshot(log: &ShardLog, replay: &mut impl Replay) -> Result<Option<Loaded>, LogError> {
     let owner = BatchOwner { log_id: log.log_id, shard: log.shard };
     let mut damaged: Option<(PathBuf, u64, String)> = None;
-    for (start, path) in list_snapshots(&log.dir)? {
-        match load_one(&path, owner, start, replay) {
+    for (start, path) in list_snapshots(&log.disk, &log.dir)? {
+        match load_one(&log.disk, &path, owner, start, replay) {
             Ok(loaded) => {
                 let usable = damaged.is_none() || Chain::from_position(log, start, loaded.epoch).is_ok();
                 if usable {
@@ -210,12 +210,13 @@ fn load_snapshot(log: &ShardLog, replay: &mut impl Replay) -> Result<Option<Load
 }
 
 fn load_one(
+    disk: &DiskPort,
     path: &std::path::Path,
     owner: BatchOwner,
     start: u64,
     replay: &mut impl Replay,
 ) -> Result<Loaded, SnapshotFlaw> {
-    let mut reader = SnapshotReader::open(path, owner, start)?;
+    let mut reader = SnapshotReader::open(disk, path, owner, start)?;
     while let Some(chunk) = reader.next_chunk()? {
         replay.image(chunk).map_err(SnapshotFlaw::Invalid)?;
     }
@@ -277,9 +278,9 @@ fn torn(chain: &Chain, end: &ChainEnd, beyond: &Beyond) -> Option<Torn> {
     })
 }
 
-fn sync_segments(chain: &Chain) -> Result<(), LogError> {
+fn sync_segments(disk: &DiskPort, chain: &Chain) -> Result<(), LogError> {
     for segment in chain.segments() {
-        let file = File::open(&segment.path).map_err(LogError::io("open", &segment.path))?;
+        let file = disk.open(&segment.path, Access::Read).map_err(LogError::io("open", &segment.path))?;
         file.sync_data().map_err(LogError::io("sync", &segment.path))?;
     }
     Ok(())

@@ -15,10 +15,11 @@ use tenure_core::{Position, RecordIter};
 use super::aligned::AlignedBuffer;
 use super::chain::Chain;
 use super::directory::ShardLog;
+use super::disk::open_direct;
 use super::error::LogError;
 use super::limits::{BLOCK_BYTES, HEADER_BYTES};
 use super::lock::DirLock;
-use super::segment::{SegmentEntry, open_direct, sync_dir};
+use super::segment::SegmentEntry;
 use super::snapshot::{SnapshotFlaw, list_snapshots};
 use super::verify::{RecordCounts, read_manifest, read_snapshot};
 
@@ -69,11 +70,11 @@ pub fn repair(dir: &Path, shard: u16, truncate_at: u64) -> Result<RepairReport, 
             report.kept.push(set_aside(&segment.path)?);
         } else {
             report.kept.push(copy_aside(&segment.path)?);
-            sync_dir(&log.dir).map_err(LogError::io("sync", &log.dir))?;
+            log.disk.sync_dir(&log.dir).map_err(LogError::io("sync", &log.dir))?;
             zero_from(segment, truncate_at)?;
         }
     }
-    sync_dir(&log.dir).map_err(LogError::io("sync", &log.dir))?;
+    log.disk.sync_dir(&log.dir).map_err(LogError::io("sync", &log.dir))?;
     let mut manifest = read_manifest(dir)?;
     let listed = &mut manifest.shards[usize::from(shard)];
     listed.tail = listed.tail.min(truncate_at);
@@ -147,7 +148,7 @@ fn plan(log: &ShardLog, truncate_at: u64) -> Result<Plan, LogError> {
 /// makes useless.
 fn choose_base(log: &ShardLog, truncate_at: u64) -> Result<(Base, Vec<PathBuf>), LogError> {
     let (mut base, mut useless) = (None, Vec::new());
-    for (start, path) in list_snapshots(&log.dir)? {
+    for (start, path) in list_snapshots(&log.disk, &log.dir)? {
         match read_snapshot(log, start, &path) {
             Ok((head, foot)) if foot.end <= truncate_at + HEADER_BYTES as u64 => {
                 base = base.or(Some((start, head.epoch)));

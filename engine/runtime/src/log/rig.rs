@@ -9,6 +9,7 @@ use tenure_core::{Position, Time};
 
 use super::depot::{Depot, SegmentSource};
 use super::directory::ShardLog;
+use super::disk::DiskPort;
 use super::error::LogError;
 use super::recover::{Recovered, Replay, recover};
 use super::segment::{SyncMode, segment_path};
@@ -67,7 +68,14 @@ pub(super) struct Session {
 impl Rig {
     pub(super) fn new() -> Rig {
         let dir = memory_dir();
-        let log = ShardLog { dir: dir.path().to_owned(), log_id: 0xabcd, shard: 3, start: 0, floor: 0 };
+        let log = ShardLog {
+            disk: DiskPort::System,
+            dir: dir.path().to_owned(),
+            log_id: 0xabcd,
+            shard: 3,
+            start: 0,
+            floor: 0,
+        };
         Rig { dir, log, epoch: 0 }
     }
 

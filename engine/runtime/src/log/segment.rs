@@ -7,15 +7,13 @@
 //!
 //! Does not read or interpret contents.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
+use super::disk::{Access, DiskFile, DiskPort};
 use super::error::LogError;
-use super::limits::SEGMENT_BYTES_UNIT;
 
 /// Whether writes to a segment are on disk when they complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +27,8 @@ pub enum SyncMode {
 /// One open segment.
 #[derive(Debug)]
 pub struct SegmentFile {
-    file: File,
+    file: Arc<dyn DiskFile>,
+    fd: Option<RawFd>,
     path: PathBuf,
     base: u64,
     length: u64,
@@ -50,21 +49,33 @@ impl SegmentEntry {
 }
 
 impl SegmentFile {
-    /// Opens a whole segment for writing.
+    /// Opens a whole segment of the system's disk for writing.
     ///
     /// # Errors
     /// Whatever the system answers; a length that no segment has is `InvalidData`.
     pub fn open(path: &Path, base: u64, sync: SyncMode) -> io::Result<SegmentFile> {
-        let dsync = if sync == SyncMode::EachWrite { libc::O_DSYNC } else { 0 };
-        let file = open_direct(OpenOptions::new().write(true), path, dsync)?;
-        let length = file.metadata()?.len();
-        if length == 0 || !length.is_multiple_of(SEGMENT_BYTES_UNIT) {
+        SegmentFile::open_on(&DiskPort::System, path, base, sync)
+    }
+
+    /// Opens a whole segment for writing.
+    pub(super) fn open_on(
+        disk: &DiskPort,
+        path: &Path,
+        base: u64,
+        sync: SyncMode,
+    ) -> io::Result<SegmentFile> {
+        let access = if sync == SyncMode::EachWrite { Access::WriteDurably } else { Access::Write };
+        let file = disk.open(path, access)?;
+        let length = file.length()?;
+        let unit = disk.sizes().segment_bytes_unit;
+        if length == 0 || !length.is_multiple_of(unit) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("segment length {length} is not a multiple of 1 MiB"),
+                format!("segment length {length} is not a multiple of {unit} bytes"),
             ));
         }
-        Ok(SegmentFile { file, path: path.to_owned(), base, length })
+        let fd = file.raw_fd();
+        Ok(SegmentFile { file, fd, path: path.to_owned(), base, length })
     }
 
     /// Where the file lies.
@@ -92,35 +103,28 @@ impl SegmentFile {
     }
 
     /// Descriptor for a driver that writes by number.
+    ///
+    /// # Panics
+    /// The file is a simulated one, which no such driver is given.
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.fd.expect("a ring writes to files of the system's disk")
     }
 
-    /// The file, for drivers without a ring and for syncs.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
+    /// Writes all of `bytes`, for drivers without a ring.
+    ///
+    /// # Errors
+    /// Whatever the system answers.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
     }
-}
 
-impl AsFd for SegmentFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-/// Opens with O_DIRECT, or without where the file system refuses it (tmpfs, some overlays).
-pub(super) fn open_direct(options: &mut OpenOptions, path: &Path, flags: i32) -> io::Result<File> {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    match options.custom_flags(flags | libc::O_DIRECT).open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            if !TOLD.swap(true, Ordering::Relaxed) {
-                tracing::warn!(path = %path.display(), "file system refuses O_DIRECT; the log goes through the page cache");
-            }
-            options.custom_flags(flags).open(path)
-        }
-        other => other,
+    /// Makes everything written durable.
+    ///
+    /// # Errors
+    /// Whatever the system answers.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }
 
@@ -130,11 +134,11 @@ pub(super) fn segment_path(dir: &Path, base: u64) -> PathBuf {
 }
 
 /// The segments of a shard directory, oldest first. Other files are not looked at.
-pub(super) fn list_segments(dir: &Path) -> Result<Vec<SegmentEntry>, LogError> {
+pub(super) fn list_segments(disk: &DiskPort, dir: &Path) -> Result<Vec<SegmentEntry>, LogError> {
     let mut segments = Vec::new();
-    for (base, path) in list_numbered(dir, "", ".log")? {
-        let length = match path.metadata() {
-            Ok(metadata) => metadata.len(),
+    for (base, path) in list_numbered(disk, dir, "", ".log")? {
+        let length = match disk.length(&path) {
+            Ok(length) => length,
             // Recycled since it was listed: a reader beside a running engine.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(LogError::io("read", &path)(error)),
@@ -145,28 +149,22 @@ pub(super) fn list_segments(dir: &Path) -> Result<Vec<SegmentEntry>, LogError> {
 }
 
 /// Files named `<prefix><20 digits><suffix>` with their numbers, ascending.
-pub(super) fn list_numbered(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u64, PathBuf)>, LogError> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(LogError::io("list", dir))? {
-        let entry = entry.map_err(LogError::io("list", dir))?;
-        let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(prefix))
-            .and_then(|name| name.strip_suffix(suffix))
-            .filter(|digits| digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|digits| digits.parse().ok());
-        if let Some(number) = number {
-            found.push((number, entry.path()));
-        }
-    }
+pub(super) fn list_numbered(
+    disk: &DiskPort,
+    dir: &Path,
+    prefix: &str,
+    suffix: &str,
+) -> Result<Vec<(u64, PathBuf)>, LogError> {
+    let number = |name: &str| {
+        let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        let whole = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        whole.then(|| digits.parse().ok()).flatten()
+    };
+    let entries = disk.list(dir).map_err(LogError::io("list", dir))?;
+    let mut found: Vec<(u64, PathBuf)> =
+        entries.iter().filter_map(|entry| Some((number(&entry.name)?, dir.join(&entry.name)))).collect();
     found.sort_unstable();
     Ok(found)
-}
-
-/// Makes creations, renames and removals in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -179,7 +177,8 @@ mod tests {
         for name in ["00000000000001048576.log", "00000000000000000000.log", "x.log", "7.log", "a.spare"] {
             std::fs::write(dir.path().join(name), b"12").unwrap();
         }
-        let bases: Vec<u64> = list_segments(dir.path()).unwrap().iter().map(|entry| entry.base).collect();
+        let bases: Vec<u64> =
+            list_segments(&DiskPort::System, dir.path()).unwrap().iter().map(|entry| entry.base).collect();
         assert_eq!(bases, [0, 1 << 20]);
         assert_eq!(segment_path(dir.path(), 1 << 20), dir.path().join("00000000000001048576.log"));
     }
@@ -190,6 +189,6 @@ mod tests {
         let path = segment_path(dir.path(), 0);
         std::fs::write(&path, vec![0; 4096]).unwrap();
         let error = SegmentFile::open(&path, 0, SyncMode::Later).unwrap_err();
-        assert!(error.to_string().contains("multiple of 1 MiB"), "{error}");
+        assert!(error.to_string().contains("multiple of 1048576"), "{error}");
     }
 }

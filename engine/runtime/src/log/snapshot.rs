@@ -13,16 +13,16 @@
 //! A missing footer, a wrong index or any flipped bit makes the whole file invalid: a reader then
 //! falls back to the snapshot before. Chunk bytes mean nothing here.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::aligned::AlignedBuffer;
 use super::batch::BatchOwner;
+use super::disk::{Access, DiskFile, DiskPort};
 use super::error::LogError;
 use super::limits::{BLOCK_BYTES, FORMAT_VERSION, SNAPSHOT_CHUNK_BYTES_MAX};
-use super::segment::{list_numbered, open_direct, sync_dir};
+use super::segment::list_numbered;
 use super::window::Window;
 
 const MAGIC: [u8; 8] = *b"TENURESN";
@@ -107,15 +107,16 @@ pub(super) fn snapshot_path(dir: &Path, start: u64) -> PathBuf {
 }
 
 /// Snapshots of a shard directory with their starts, newest first.
-pub(super) fn list_snapshots(dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
-    let mut found = list_numbered(dir, "snapshot-", ".img")?;
+pub(super) fn list_snapshots(disk: &DiskPort, dir: &Path) -> Result<Vec<(u64, PathBuf)>, LogError> {
+    let mut found = list_numbered(disk, dir, "snapshot-", ".img")?;
     found.reverse();
     Ok(found)
 }
 
 /// Writes one snapshot under a temporary name.
 pub struct SnapshotWriter {
-    file: File,
+    disk: DiskPort,
+    file: Arc<dyn DiskFile>,
     dir: PathBuf,
     path: PathBuf,
     head: SnapshotHead,
@@ -127,14 +128,20 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Begins a snapshot file in `dir`.
+    /// Begins a snapshot file in `dir` on the system's disk.
     ///
     /// # Errors
     /// The file could not be made.
     pub fn create(dir: &Path, head: SnapshotHead) -> io::Result<SnapshotWriter> {
+        SnapshotWriter::create_on(&DiskPort::System, dir, head)
+    }
+
+    /// As [`create`](SnapshotWriter::create), on any disk.
+    pub(crate) fn create_on(disk: &DiskPort, dir: &Path, head: SnapshotHead) -> io::Result<SnapshotWriter> {
         let path = dir.join(format!("snapshot-{:020}.tmp", head.start));
-        let file = open_direct(OpenOptions::new().write(true).create(true).truncate(true), &path, 0)?;
+        let file = disk.open(&path, Access::Create)?;
         let mut writer = SnapshotWriter {
+            disk: disk.clone(),
             file,
             dir: dir.to_owned(),
             path,
@@ -189,7 +196,14 @@ impl SnapshotWriter {
         self.write_out()?;
         self.file.sync_all()?;
         let named = snapshot_path(&self.dir, self.head.start);
-        Ok(FinishedSnapshot { dir: self.dir, path: self.path, named, start: self.head.start, end })
+        Ok(FinishedSnapshot {
+            disk: self.disk,
+            dir: self.dir,
+            path: self.path,
+            named,
+            start: self.head.start,
+            end,
+        })
     }
 
     /// The temporary file.
@@ -221,6 +235,7 @@ impl SnapshotWriter {
 /// A snapshot whose contents are durable and which waits for its name.
 #[derive(Debug)]
 pub struct FinishedSnapshot {
+    disk: DiskPort,
     dir: PathBuf,
     path: PathBuf,
     named: PathBuf,
@@ -245,8 +260,8 @@ impl FinishedSnapshot {
     /// # Errors
     /// The file could not be renamed or the directory synced.
     pub fn publish(self) -> io::Result<u64> {
-        std::fs::rename(&self.path, &self.named)?;
-        sync_dir(&self.dir)?;
+        self.disk.rename(&self.path, &self.named)?;
+        self.disk.sync_dir(&self.dir)?;
         Ok(self.start)
     }
 }
@@ -277,16 +292,21 @@ pub(super) enum SnapshotFlaw {
 
 impl SnapshotReader {
     /// Opens a snapshot and checks its header.
-    pub(super) fn open(path: &Path, owner: BatchOwner, start: u64) -> Result<SnapshotReader, SnapshotFlaw> {
-        let mut window = Window::ahead();
+    pub(super) fn open(
+        disk: &DiskPort,
+        path: &Path,
+        owner: BatchOwner,
+        start: u64,
+    ) -> Result<SnapshotReader, SnapshotFlaw> {
+        let mut window = Window::ahead(disk);
         window.open(path).map_err(SnapshotFlaw::Fatal)?;
-        let length = path.metadata().map_err(LogError::io("read", path)).map_err(SnapshotFlaw::Fatal)?.len();
+        let length = window.length();
         let head = SnapshotHead { log_id: 0, shard: 0, epoch: 0, start: 0, time_ms: 0 };
         let mut reader = SnapshotReader {
             window,
             length,
             head,
-            buffer: Vec::with_capacity(2 * TAKE_BYTES),
+            buffer: Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(2 * TAKE_BYTES)),
             at: 0,
             offset: 0,
             block_count: 0,
@@ -406,9 +426,12 @@ mod tests {
             writer.chunk(chunk).unwrap();
         }
         let finished = writer.finish(8192).unwrap();
-        assert!(list_snapshots(dir).unwrap().is_empty(), "no name before the log is durable");
+        assert!(
+            list_snapshots(&DiskPort::System, dir).unwrap().is_empty(),
+            "no name before the log is durable"
+        );
         assert_eq!((finished.end(), finished.publish().unwrap()), (8192, 64));
-        list_snapshots(dir).unwrap()[0].1.clone()
+        list_snapshots(&DiskPort::System, dir).unwrap()[0].1.clone()
     }
 
     fn read(path: &Path) -> Result<(Vec<Vec<u8>>, SnapshotFoot), String> {
@@ -416,7 +439,7 @@ mod tests {
             SnapshotFlaw::Invalid(reason) => reason,
             SnapshotFlaw::Fatal(error) => error.to_string(),
         };
-        let mut reader = SnapshotReader::open(path, OWNER, 64).map_err(text)?;
+        let mut reader = SnapshotReader::open(&DiskPort::System, path, OWNER, 64).map_err(text)?;
         let mut chunks = Vec::new();
         while let Some(chunk) = reader.next_chunk().map_err(text)? {
             chunks.push(chunk.to_vec());

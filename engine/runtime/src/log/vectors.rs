@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::batch::{BatchFlaw, BatchHeader, BatchOwner, PREVIOUS_NONE};
+use super::disk::DiskPort;
 use super::rig::{Rig, SEGMENT};
 use super::snapshot::{SnapshotHead, SnapshotReader, SnapshotWriter, snapshot_path};
 
@@ -154,7 +155,7 @@ fn snapshots_are_written_and_read_as_published() {
         // Padding is not part of what must be there.
         std::fs::write(&path, &expected).unwrap();
         let owner = BatchOwner { log_id: head.log_id, shard: head.shard };
-        let mut reader = SnapshotReader::open(&path, owner, head.start).unwrap();
+        let mut reader = SnapshotReader::open(&DiskPort::System, &path, owner, head.start).unwrap();
         let mut read = Vec::new();
         while let Some(chunk) = reader.next_chunk().unwrap() {
             read.push(chunk.to_vec());

@@ -129,7 +129,7 @@ fn verify_shard(log: &ShardLog) -> Result<ShardReport, LogError> {
         Err(error @ LogError::Io { .. }) => return Err(error),
         Err(error) => report.damage.push(error.to_string()),
     }
-    for (start, path) in list_snapshots(&log.dir)? {
+    for (start, path) in list_snapshots(&log.disk, &log.dir)? {
         match read_snapshot(log, start, &path) {
             Ok(_) => report.snapshots += 1,
             Err(SnapshotFlaw::Invalid(reason)) => {
@@ -193,7 +193,7 @@ pub(super) fn read_snapshot(
     path: &Path,
 ) -> Result<(SnapshotHead, SnapshotFoot), SnapshotFlaw> {
     let owner = BatchOwner { log_id: log.log_id, shard: log.shard };
-    let mut reader = SnapshotReader::open(path, owner, start)?;
+    let mut reader = SnapshotReader::open(&log.disk, path, owner, start)?;
     while reader.next_chunk()?.is_some() {}
     Ok((reader.head, reader.foot().expect("a footer ends the chunks")))
 }

@@ -9,27 +9,30 @@
 //! batches do. With a [read-ahead](Window::ahead) thread the disk works while the reader replays; two
 //! buffers go back and forth. Does not interpret.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::aligned::AlignedBuffer;
+use super::disk::{Access, DiskFile, DiskPort};
 use super::error::LogError;
 use super::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, READ_BYTES};
-use super::segment::open_direct;
 
-/// Room in front of a piece for the start of a batch that straddles two.
+/// Room in front of a piece for the start of a batch that straddles two. A file shorter than a piece is
+/// read into a buffer of its own size, with as much room in front.
 const CARRY_BYTES: usize = BATCH_BYTES_MAX;
 
 /// A piece of a file in memory.
 pub(super) struct Window {
-    file: Option<Arc<File>>,
+    disk: DiskPort,
+    file: Option<Arc<dyn DiskFile>>,
     path: PathBuf,
+    length: u64,
     /// File bytes from `start` on are `buffer[from..from + filled]`.
     buffer: AlignedBuffer,
+    /// Pieces are read to here in the buffer.
+    carry_bytes: usize,
     from: usize,
     start: u64,
     filled: usize,
@@ -47,7 +50,7 @@ struct Ahead {
 }
 
 struct Request {
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     offset: u64,
     wanted: usize,
     buffer: AlignedBuffer,
@@ -55,12 +58,15 @@ struct Request {
 
 impl Window {
     /// A window that reads when asked.
-    pub(super) fn new() -> Window {
+    pub(super) fn new(disk: &DiskPort) -> Window {
         Window {
+            disk: disk.clone(),
             file: None,
             path: PathBuf::new(),
-            buffer: AlignedBuffer::zeroed(CARRY_BYTES + READ_BYTES),
-            from: CARRY_BYTES,
+            length: 0,
+            buffer: AlignedBuffer::zeroed(0),
+            carry_bytes: 0,
+            from: 0,
             start: 0,
             filled: 0,
             reads_ahead: false,
@@ -70,8 +76,8 @@ impl Window {
 
     /// A window whose next piece is read meanwhile, on a thread that ends with it. Only for files
     /// that nobody writes.
-    pub(super) fn ahead() -> Window {
-        Window { reads_ahead: true, ..Window::new() }
+    pub(super) fn ahead(disk: &DiskPort) -> Window {
+        Window { reads_ahead: disk.sizes().reads_ahead, ..Window::new(disk) }
     }
 
     /// Turns to another file.
@@ -80,10 +86,27 @@ impl Window {
             return Ok(());
         }
         self.forget();
-        let file = open_direct(OpenOptions::new().read(true), path, 0).map_err(LogError::io("open", path))?;
-        self.file = Some(Arc::new(file));
+        let file = self.disk.open(path, Access::Read).map_err(LogError::io("open", path))?;
+        self.length = file.length().map_err(LogError::io("read", path))?;
+        self.make_room(usize::try_from(self.length).unwrap_or(READ_BYTES));
+        self.file = Some(file);
         path.clone_into(&mut self.path);
         Ok(())
+    }
+
+    /// Length of the file in hand when it was opened, bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// A buffer for a file of this length: a whole piece at most, which then stays.
+    fn make_room(&mut self, length: usize) {
+        let piece = length.min(READ_BYTES).next_multiple_of(BLOCK_BYTES);
+        if piece > self.buffer.capacity() - self.carry_bytes {
+            self.carry_bytes = piece.min(CARRY_BYTES);
+            self.buffer = AlignedBuffer::zeroed(self.carry_bytes + piece);
+            self.from = self.carry_bytes;
+        }
     }
 
     /// The file in hand.
@@ -129,14 +152,16 @@ impl Window {
         let held_end = self.start + self.filled as u64;
         let carried = (self.start..=held_end).contains(&offset).then(|| held_end - offset);
         let carried = usize::try_from(carried.unwrap_or(0)).expect("within the window");
-        assert!(carried <= CARRY_BYTES, "S8: what straddles is at most a batch");
+        assert!(carried <= self.carry_bytes, "S8: what straddles is at most a batch");
+        let front = self.carry_bytes;
         let at = offset + carried as u64;
         let keep = self.from + self.filled - carried..self.from + self.filled;
-        let wanted = piece_bytes(at, limit);
+        let wanted = piece_bytes(at, limit).min(self.buffer.capacity() - front);
         self.filled = 0; // until the piece is there
         let file = Arc::clone(self.file.as_ref().expect("a file is open"));
         let count = match self.ahead.as_mut().and_then(|ahead| ahead.take(at)) {
             Some((mut piece, count)) => {
+                assert_eq!(front, CARRY_BYTES, "only long files are read ahead");
                 piece.bytes_mut()[CARRY_BYTES - carried..CARRY_BYTES]
                     .copy_from_slice(&self.buffer.bytes()[keep]);
                 let spare = std::mem::replace(&mut self.buffer, piece);
@@ -144,12 +169,12 @@ impl Window {
                 count
             }
             None => {
-                self.buffer.bytes_mut().copy_within(keep, CARRY_BYTES - carried);
-                read_piece(&file, at, &mut self.buffer.bytes_mut()[CARRY_BYTES..][..wanted])
+                self.buffer.bytes_mut().copy_within(keep, front - carried);
+                read_piece(&*file, at, &mut self.buffer.bytes_mut()[front..][..wanted])
             }
         };
         let count = count.map_err(LogError::io("read", &self.path))?;
-        (self.start, self.from, self.filled) = (offset, CARRY_BYTES - carried, carried + count);
+        (self.start, self.from, self.filled) = (offset, front - carried, carried + count);
         let next = at + count as u64;
         if self.reads_ahead && count == READ_BYTES && next < limit {
             self.read_ahead(file, next, piece_bytes(next, limit));
@@ -157,7 +182,7 @@ impl Window {
         Ok(())
     }
 
-    fn read_ahead(&mut self, file: Arc<File>, offset: u64, wanted: usize) {
+    fn read_ahead(&mut self, file: Arc<dyn DiskFile>, offset: u64, wanted: usize) {
         if self.ahead.is_none() {
             // Without a thread to spare, reading in line does too.
             self.ahead = Ahead::start().ok();
@@ -175,7 +200,7 @@ impl Ahead {
         let (outbox, pieces) = sync_channel(1);
         let read = move || {
             for Request { file, offset, wanted, mut buffer } in inbox {
-                let result = read_piece(&file, offset, &mut buffer.bytes_mut()[CARRY_BYTES..][..wanted]);
+                let result = read_piece(&*file, offset, &mut buffer.bytes_mut()[CARRY_BYTES..][..wanted]);
                 if outbox.send((buffer, result)).is_err() {
                     break;
                 }
@@ -186,7 +211,7 @@ impl Ahead {
         Ok(Ahead { requests, pieces, pending: None, spare })
     }
 
-    fn request(&mut self, file: Arc<File>, offset: u64, wanted: usize) {
+    fn request(&mut self, file: Arc<dyn DiskFile>, offset: u64, wanted: usize) {
         self.settle();
         let Some(buffer) = self.spare.take() else { return };
         if self.requests.send(Request { file, offset, wanted, buffer }).is_ok() {
@@ -220,7 +245,7 @@ fn piece_bytes(offset: u64, limit: u64) -> usize {
 }
 
 /// Reads until `into` is full or the file ends.
-fn read_piece(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+fn read_piece(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < into.len() {
         match file.read_at(&mut into[filled..], offset + filled as u64) {
@@ -251,7 +276,7 @@ mod tests {
             (0..3 * READ_BYTES + 3 * BLOCK_BYTES + 17).map(|index| (index / 511) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
         std::fs::write(&other, vec![0xEE; 2 * READ_BYTES]).unwrap();
-        for mut window in [Window::new(), Window::ahead()] {
+        for mut window in [Window::new(&DiskPort::System), Window::ahead(&DiskPort::System)] {
             window.open(&path).unwrap();
             let all = u64::MAX;
             // Batches of awkward sizes, one after the other: pieces are straddled in every way.

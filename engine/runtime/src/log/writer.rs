@@ -34,7 +34,7 @@ use tenure_core::{Position, Time};
 use super::aligned::{AlignedBuffer, BufferPool};
 use super::batch::{BatchHeader, PREVIOUS_NONE};
 use super::error::LogFault;
-use super::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, HEADER_BYTES, SEGMENT_BYTES_UNIT, WRITES_IN_FLIGHT_MAX};
+use super::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, HEADER_BYTES, WRITES_IN_FLIGHT_MAX};
 use super::segment::{SegmentFile, SyncMode};
 
 /// What a writer is told once.
@@ -149,7 +149,7 @@ impl LogWriter {
         assert!((HEADER_BYTES + 1..=BATCH_BYTES_MAX).contains(&config.batch_bytes_max), "S8: batch size");
         assert!(config.batch_bytes_max.is_multiple_of(BLOCK_BYTES), "batches fill blocks");
         assert!((1..=WRITES_IN_FLIGHT_MAX).contains(&config.in_flight_max), "S8: writes in flight");
-        assert!(config.segment_bytes >= SEGMENT_BYTES_UNIT, "a segment holds a largest batch");
+        assert!(config.segment_bytes >= config.batch_bytes_max as u64, "a segment holds a largest batch");
         assert!(tail.place.is_multiple_of(BLOCK_BYTES as u64), "a batch starts at a block");
         let segment_end = current.as_ref().map_or(tail.place + config.segment_bytes, |segment| segment.end());
         let next_base = current.as_ref().map_or(tail.place, |segment| segment.end());
@@ -408,6 +408,14 @@ impl LogWriter {
             self.durable_end = self.durable_end.max(end);
         }
         self.synced = self.synced.max(through);
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl LogWriter {
+    /// Takes the buffers of writes in flight back, which no kernel reads: after a simulated crash.
+    pub(crate) fn forget_in_flight(&mut self) {
+        self.in_flight.clear();
     }
 }
 

@@ -17,6 +17,7 @@ use super::{recover_shard, shard_config};
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::limits::IMAGE_STEP_BYTES;
+use crate::log::disk::DiskPort;
 use crate::log::{DataDir, Manifest, SnapshotHead, SnapshotWriter, limits::HEADER_BYTES};
 
 /// Rewrites `dir` for `shard_count` shards.
@@ -35,7 +36,7 @@ pub(super) fn reshard(dir: &mut DataDir, shard_count: u16, config: &Config) -> R
             generation_base: listed.generation_base,
             ..shard_config(index, shard_count, config)
         };
-        write_shard(dir.path(), &planned, new, &mut old)?;
+        write_shard(dir, &planned, new, &mut old)?;
     }
     dir.adopt(planned)?;
     Ok(())
@@ -69,7 +70,12 @@ fn recover_all(dir: &DataDir, manifest: &Manifest, config: &Config) -> Result<Ol
 }
 
 /// Builds one new shard from what belongs to it and writes its snapshot.
-fn write_shard(dir: &Path, planned: &Manifest, config: ShardConfig, old: &mut Old) -> Result<(), OpenError> {
+fn write_shard(
+    dir: &DataDir,
+    planned: &Manifest,
+    config: ShardConfig,
+    old: &mut Old,
+) -> Result<(), OpenError> {
     let listed = &planned.shards[usize::from(config.shard.0)];
     let start = listed.start + HEADER_BYTES as u64;
     let head = SnapshotHead {
@@ -93,15 +99,20 @@ fn write_shard(dir: &Path, planned: &Manifest, config: ShardConfig, old: &mut Ol
         }
     }
     shard.recovered(old.time);
-    let folder = dir.join(&listed.directory);
-    write_snapshot(&folder, head, &mut shard).map_err(|source| OpenError::Io {
+    let folder = dir.path().join(&listed.directory);
+    write_snapshot(dir.disk(), &folder, head, &mut shard).map_err(|source| OpenError::Io {
         what: format!("writing a snapshot in {}", folder.display()),
         source,
     })
 }
 
-fn write_snapshot(folder: &Path, head: SnapshotHead, shard: &mut Shard) -> std::io::Result<()> {
-    let mut writer = SnapshotWriter::create(folder, head)?;
+fn write_snapshot(
+    disk: &DiskPort,
+    folder: &Path,
+    head: SnapshotHead,
+    shard: &mut Shard,
+) -> std::io::Result<()> {
+    let mut writer = SnapshotWriter::create_on(disk, folder, head)?;
     let mut cursor = shard.image_start();
     let mut chunk = Vec::new();
     let mut done = false;

@@ -42,8 +42,9 @@ impl Rig {
         let engine_clock = EngineClock::starting_at(recovered.time, &config.clock);
         recovered.shard.recovered(engine_clock.now());
         let found = recovered.found.as_ref();
-        let (journal, snapshotting) =
+        let (mut journal, snapshotting, work) =
             store.journal(ShardIndex(0), found, epoch, &config, Arc::new(|| {})).unwrap();
+        journal.start_keeper(work.expect("a log on disk")).unwrap();
         let inboxes: Arc<[Arc<Inbox>]> = [Arc::new(Inbox::new().unwrap())].into();
         let grant_routes = OnceLock::new();
         grant_routes.get_or_init(GrantRoutes::default);

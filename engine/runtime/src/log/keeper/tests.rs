@@ -1,6 +1,7 @@
 //! The keeper thread with a source of segments that the test controls.
 
 use super::*;
+use crate::log::disk::DiskPort;
 use crate::log::segment::segment_path;
 use crate::log::snapshot::list_snapshots;
 use std::sync::Mutex;
@@ -9,7 +10,19 @@ const MIB: u64 = 1 << 20;
 const CONFIG: KeeperConfig = KeeperConfig { segment_bytes: MIB, retain_bytes: 0, sync: SyncMode::EachWrite };
 
 fn log(dir: &tempfile::TempDir) -> ShardLog {
-    ShardLog { dir: dir.path().to_owned(), log_id: 5, shard: 0, start: 0, floor: 0 }
+    ShardLog { disk: DiskPort::System, dir: dir.path().to_owned(), log_id: 5, shard: 0, start: 0, floor: 0 }
+}
+
+fn started(
+    log: &ShardLog,
+    epoch: u32,
+    config: KeeperConfig,
+    segments: Box<dyn SegmentSource>,
+    notify: Arc<dyn Fn() + Send + Sync>,
+) -> ShardKeeper {
+    let (mut keeper, worker) = ShardKeeper::new(log, epoch, config, segments, notify);
+    keeper.start(worker).unwrap();
+    keeper
 }
 
 /// Waits for the next event; the test hangs rather than guessing how long the thread may take.
@@ -55,7 +68,7 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
             notified.fetch_add(1, Ordering::AcqRel);
         })
     };
-    let mut keeper = ShardKeeper::start(&log(&dir), 1, CONFIG, source, notify).unwrap();
+    let mut keeper = started(&log(&dir), 1, CONFIG, source, notify);
     keeper.want_segment(0);
     keeper.want_segment(0);
     let KeeperEvent::SegmentRefused(error) = next(&mut keeper) else { panic!("expected a refusal") };
@@ -75,7 +88,7 @@ fn snapshots_get_their_name_last_and_recycle_what_is_behind() {
     for index in 0..4 {
         depot.prepare(index * MIB).unwrap();
     }
-    let mut keeper = ShardKeeper::start(&log(&dir), 1, CONFIG, Box::new(depot), Arc::new(|| ())).unwrap();
+    let mut keeper = started(&log(&dir), 1, CONFIG, Box::new(depot), Arc::new(|| ()));
     keeper.begin_snapshot(Position(2 * MIB + 4096 + 64), Time(9));
     let mut chunk = vec![7; 1000];
     while let Err(back) = keeper.snapshot_chunk(chunk) {
@@ -85,14 +98,14 @@ fn snapshots_get_their_name_last_and_recycle_what_is_behind() {
     keeper.finish_snapshot(Position(2 * MIB + 8192 + 64));
     let KeeperEvent::SnapshotWritten { end } = next(&mut keeper) else { panic!("expected the file") };
     assert_eq!(end, Position(2 * MIB + 8192 + 64));
-    assert!(list_snapshots(dir.path()).unwrap().is_empty());
+    assert!(list_snapshots(&DiskPort::System, dir.path()).unwrap().is_empty());
     assert!(segment_path(dir.path(), 0).exists());
     keeper.publish_snapshot();
     let KeeperEvent::SnapshotPublished { start, oldest } = next(&mut keeper) else {
         panic!("expected the name")
     };
     assert_eq!((start, oldest), (Position(2 * MIB + 4096 + 64), Position(2 * MIB + 64)));
-    assert_eq!(list_snapshots(dir.path()).unwrap().len(), 1);
+    assert_eq!(list_snapshots(&DiskPort::System, dir.path()).unwrap().len(), 1);
     assert!(!segment_path(dir.path(), MIB).exists() && segment_path(dir.path(), 2 * MIB).exists());
 }
 
@@ -104,7 +117,7 @@ fn retention_keeps_log_behind_the_snapshot() {
         depot.prepare(index * MIB).unwrap();
     }
     let config = KeeperConfig { retain_bytes: MIB + 1, ..CONFIG };
-    let mut keeper = ShardKeeper::start(&log(&dir), 1, config, Box::new(depot), Arc::new(|| ())).unwrap();
+    let mut keeper = started(&log(&dir), 1, config, Box::new(depot), Arc::new(|| ()));
     keeper.begin_snapshot(Position(3 * MIB + 64), Time(9));
     keeper.finish_snapshot(Position(3 * MIB + 64));
     let KeeperEvent::SnapshotWritten { .. } = next(&mut keeper) else { panic!("expected the file") };
@@ -120,7 +133,7 @@ fn a_failed_snapshot_is_given_up_and_its_chunks_leave() {
     let dir = tempfile::tempdir().unwrap();
     let depot = Depot::open(dir.path(), MIB, SyncMode::EachWrite).unwrap();
     let elsewhere = ShardLog { dir: dir.path().join("missing"), ..log(&dir) };
-    let mut keeper = ShardKeeper::start(&elsewhere, 1, CONFIG, Box::new(depot), Arc::new(|| ())).unwrap();
+    let mut keeper = started(&elsewhere, 1, CONFIG, Box::new(depot), Arc::new(|| ()));
     keeper.begin_snapshot(Position(64), Time(0));
     let KeeperEvent::SnapshotFailed(error) = next(&mut keeper) else { panic!("expected a failure") };
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -141,7 +154,7 @@ fn a_failed_snapshot_is_given_up_and_its_chunks_leave() {
 fn an_unfinished_snapshot_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let depot = Depot::open(dir.path(), MIB, SyncMode::EachWrite).unwrap();
-    let mut keeper = ShardKeeper::start(&log(&dir), 1, CONFIG, Box::new(depot), Arc::new(|| ())).unwrap();
+    let mut keeper = started(&log(&dir), 1, CONFIG, Box::new(depot), Arc::new(|| ()));
     keeper.begin_snapshot(Position(64), Time(0));
     keeper.snapshot_chunk(vec![1; 100]).unwrap();
     drop(keeper);
@@ -153,7 +166,7 @@ fn syncs_report_how_far_they_reach() {
     let dir = tempfile::tempdir().unwrap();
     let mut depot = Depot::open(dir.path(), MIB, SyncMode::Later).unwrap();
     let file = Arc::new(depot.prepare(0).unwrap());
-    let mut keeper = ShardKeeper::start(&log(&dir), 1, CONFIG, Box::new(depot), Arc::new(|| ())).unwrap();
+    let mut keeper = started(&log(&dir), 1, CONFIG, Box::new(depot), Arc::new(|| ()));
     keeper.request_sync(SyncRequest { files: vec![file], through: 8192 });
     let KeeperEvent::Synced(through) = next(&mut keeper) else { panic!("expected a sync") };
     assert_eq!(through, 8192);

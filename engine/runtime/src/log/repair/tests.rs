@@ -44,8 +44,9 @@ impl Home {
         let recovered = recover(&log, &mut Nothing).unwrap();
         let epoch = dir.begin_epoch(&[recovered.tail.place]).unwrap();
         let config = KeeperConfig { segment_bytes: 2 * MIB, retain_bytes: 0, sync: SyncMode::EachWrite };
-        let (mut writer, mut keeper) =
+        let (mut writer, mut keeper, work) =
             open_for_writing(&log, &recovered, epoch, config, Arc::new(|| ())).unwrap();
+        keeper.start(work).unwrap();
         let mut places = Vec::new();
         for index in 0..count {
             places.push(writer.position().0 - 64);
@@ -65,7 +66,7 @@ impl Home {
                     }
                 }
                 while let Some(write) = writer.next_write() {
-                    write.file.file().write_all_at(writer.write_bytes(&write), write.offset).unwrap();
+                    write.file.write_all_at(writer.write_bytes(&write), write.offset).unwrap();
                     writer.completed(write.id, Ok(write.length)).unwrap();
                 }
             }

@@ -7,7 +7,6 @@
 //! **S3**: a write is reported done only after it returned. One write at a time, in order.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
@@ -63,7 +62,7 @@ fn run(jobs: &Receiver<Job>, outcomes: &Sender<Outcome>, core: &Inbox) {
         // SAFETY: the journal owns these bytes and leaves them alone until it is told of the write,
         // which happens after this; a core does not end before its writes.
         let bytes = unsafe { std::slice::from_raw_parts(start, job.length) };
-        let result = job.file.file().write_all_at(bytes, job.offset).map(|()| job.length);
+        let result = job.file.write_all_at(bytes, job.offset).map(|()| job.length);
         if outcomes.send((job.id, result)).is_err() {
             return;
         }

@@ -1,0 +1,18 @@
+//! What a simulator may see of a core, and how it ends one without notice.
+
+use tenure_core::Shard;
+
+use super::Station;
+
+impl Station {
+    /// The shard, to be looked at.
+    #[must_use]
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The process is gone: no kernel holds what was in flight.
+    pub(crate) fn crash(&mut self) {
+        self.journal.forget_in_flight();
+    }
+}
