@@ -9,6 +9,8 @@
 
 pub mod config;
 pub mod limits;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod start;
 
 mod desk;

@@ -43,7 +43,7 @@ impl Desk {
 
     /// Notes the time of a turn.
     pub(crate) fn tick(&mut self) {
-        self.now_ms = u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.now_ms = self.shared.uptime_ms();
     }
 
     /// Publishes the counts of a turn.

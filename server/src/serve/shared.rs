@@ -18,7 +18,10 @@ const PARCEL_TRIES: u32 = 10_000;
 /// Shared by the cores of one server.
 pub(crate) struct Shared {
     pub(crate) config: ServeConfig,
-    pub(crate) started: Instant,
+    started: Instant,
+    /// In a simulation: its clock, and its hands instead of a helper thread.
+    #[cfg(feature = "simulation")]
+    pub(crate) simulated: Option<super::simulation::Simulated>,
     /// What is known once the engine is open.
     pub(crate) opened: OnceLock<Opened>,
     history: OnceLock<Sender<HistoryJob>>,
@@ -41,6 +44,8 @@ impl Shared {
         Shared {
             config,
             started: Instant::now(),
+            #[cfg(feature = "simulation")]
+            simulated: None,
             opened: OnceLock::new(),
             history: OnceLock::new(),
             connections: AtomicU32::new(0),
@@ -48,6 +53,15 @@ impl Shared {
             refusals: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
         }
+    }
+
+    /// Time since the server started, ms.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.elapsed_ms();
+        }
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Takes a place for a connection, if there is one (S8).
@@ -91,6 +105,10 @@ impl Shared {
     /// Has the log files read for a subscription, on a thread that may wait for the disk. The answer
     /// comes to the subscription's core as a parcel.
     pub(crate) fn read_history(&self, job: HistoryJob) {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.enqueue(job);
+        }
         let opened = self.opened.get().expect("connections come after the engine is open");
         let sender = self.history.get_or_init(|| start_reader(opened.handle.clone()));
         // The reader ends only with this sender.
