@@ -26,6 +26,9 @@ pub struct BenchArgs {
     /// A short run with small counts, for CI: about 15 s
     #[arg(long)]
     pub quick: bool,
+    /// Who chooses the IDs of leases
+    #[arg(long, value_enum, default_value_t = Ids::Assigned, value_name = "WHO")]
+    pub ids: Ids,
     /// Leases held while renewing [default: 1000000, quick 100000]
     #[arg(long, value_name = "N")]
     pub leases: Option<u64>,
@@ -115,12 +118,25 @@ pub enum Phase {
     Lateness,
     /// --expire-leases leases with one deadline, beside renewals
     Storm,
+    /// Kill the server that was started and start it again: how long until it renews
+    Restart,
     /// Revoke what is left
     Revoke,
 }
 
+/// Who chooses the IDs of leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ids {
+    /// The server
+    #[default]
+    Assigned,
+    /// The client, any 64 bits
+    Chosen,
+}
+
 impl Phase {
-    /// A full run.
+    /// A full run; the other phases are run when they are asked for.
     pub const ALL: [Phase; 10] = [
         Phase::Fill,
         Phase::Renew,
@@ -137,7 +153,7 @@ impl Phase {
     /// Whether it renews the leases of [`Phase::Fill`].
     #[must_use]
     pub fn needs_leases(self) -> bool {
-        matches!(self, Phase::Renew | Phase::Renew1 | Phase::RenewBatch | Phase::Open)
+        matches!(self, Phase::Renew | Phase::Renew1 | Phase::RenewBatch | Phase::Open | Phase::Restart)
     }
 
     /// The name on the command line.

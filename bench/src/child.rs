@@ -7,8 +7,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -35,8 +36,8 @@ pub(crate) struct ServerChild {
     child: Child,
     address: SocketAddr,
     lines: Lines,
+    settings: ServerSettings,
     /// Removed when this is dropped, after the child has ended.
-    #[cfg_attr(not(test), expect(dead_code, reason = "held to be dropped"))]
     directory: TempDir,
 }
 
@@ -55,38 +56,36 @@ impl ServerChild {
             .prefix("tenure-bench-")
             .tempdir_in(&settings.place)
             .with_context(|| format!("cannot make a directory in {}", settings.place.display()))?;
-        let mut command = Command::new(&settings.exe);
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(directory.path().join("data"))
-            .args(&settings.arguments)
-            .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("TENURE_")))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                let death = Some(rustix::process::Signal::KILL);
-                rustix::process::set_parent_process_death_signal(death).map_err(Into::into)
-            });
+        let (child, address, lines) = spawn(settings, directory.path())?;
+        Ok(ServerChild { child, address, lines, settings: settings.clone(), directory })
+    }
+
+    /// Kills the server as a crash would and starts it again on what it left. How long the start took.
+    ///
+    /// # Errors
+    /// As for [`ServerChild::start`].
+    pub(crate) fn crash_and_restart(&mut self) -> anyhow::Result<Duration> {
+        self.child.kill().context("cannot kill the server")?;
+        self.child.wait().context("cannot wait for the server")?;
+        let began = Instant::now();
+        (self.child, self.address, self.lines) = spawn(&self.settings, self.directory.path())?;
+        Ok(began.elapsed())
+    }
+
+    /// Bytes that its data directory takes on the disk.
+    pub(crate) fn directory_bytes(&self) -> u64 {
+        fn sum(place: &Path) -> u64 {
+            let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+            entries
+                .map(|entry| match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => sum(&entry.path()),
+                    Ok(metadata) => metadata.blocks() * 512,
+                    // It was removed meanwhile: segments are recycled.
+                    Err(_) => 0,
+                })
+                .sum()
         }
-        let mut child =
-            command.spawn().with_context(|| format!("cannot start {}", settings.exe.display()))?;
-        let lines = Lines::default();
-        let (found, address) = sync_channel(1);
-        read_lines(child.stdout.take().expect("piped above"), lines.clone(), found.clone());
-        read_lines(child.stderr.take().expect("piped above"), lines.clone(), found);
-        match wait_for_address(&mut child, &address) {
-            Ok(address) => Ok(ServerChild { child, address, lines, directory }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error.context(format!("the server did not start; it said:\n{}", lines.text())))
-            }
-        }
+        sum(self.directory.path())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -147,6 +146,41 @@ impl Drop for ServerChild {
         // Both fail when it has ended, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Starts a server on a directory and waits until it listens.
+fn spawn(settings: &ServerSettings, directory: &Path) -> anyhow::Result<(Child, SocketAddr, Lines)> {
+    let mut command = Command::new(&settings.exe);
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(directory.join("data"))
+        .args(&settings.arguments)
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("TENURE_")))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            let death = Some(rustix::process::Signal::KILL);
+            rustix::process::set_parent_process_death_signal(death).map_err(Into::into)
+        });
+    }
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", settings.exe.display()))?;
+    let lines = Lines::default();
+    let (found, address) = sync_channel(1);
+    read_lines(child.stdout.take().expect("piped above"), lines.clone(), found.clone());
+    read_lines(child.stderr.take().expect("piped above"), lines.clone(), found);
+    match wait_for_address(&mut child, &address) {
+        Ok(address) => Ok((child, address, lines)),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error.context(format!("the server did not start; it said:\n{}", lines.text())))
+        }
     }
 }
 
@@ -220,7 +254,6 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     /// A stand-in for the server: a shell script.
     fn settings(place: &Path, script: &str) -> ServerSettings {
@@ -266,6 +299,21 @@ mod tests {
         let error = format!("{error:#}");
         assert!(error.contains("no such option") && error.contains("code 2"), "{error}");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "only the script is left");
+    }
+
+    #[test]
+    fn a_crash_leaves_the_directory_to_the_next_start() {
+        let place = tempfile::tempdir().unwrap();
+        // `serve --listen ADDRESS --data-dir DIRECTORY …`
+        let script = format!("mkdir -p $5; echo x >> $5/log; {LISTEN}\nwhile :; do sleep 0.01; done");
+        let mut server = ServerChild::start(&settings(place.path(), &script)).unwrap();
+        let (first, log) = (server.pid(), server.directory().join("data/log"));
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\n");
+        server.crash_and_restart().unwrap();
+        assert_ne!(server.pid(), first);
+        assert!(!Path::new(&format!("/proc/{first}")).exists());
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\nx\n");
+        assert!(server.directory_bytes() > 0);
     }
 
     #[test]

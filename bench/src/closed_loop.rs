@@ -195,7 +195,7 @@ impl Running<'_> {
             Operation::Grant { ttl_ms, .. } => {
                 let count = within(1);
                 if count > 0 {
-                    let grant = Grant { ttl_ms, id: LeaseId::NONE, sequence: 0 };
+                    let grant = Grant { ttl_ms, id: self.stock.id_to_grant(link.shard), sequence: 0 };
                     machine.send(&Request::Grant(grant), now_ns)?;
                 }
                 Ok(count)
@@ -203,9 +203,11 @@ impl Running<'_> {
             Operation::GrantBatch { size, ttl, .. } => {
                 let count = within(size);
                 if count > 0 {
-                    let entry = GrantEntry { ttl_ms: ttl.ms(now_ns), id: LeaseId::NONE };
-                    let (token, _) = self.bulk.begin(now_ns, link.shard, count, Vec::new());
-                    machine.send_grant_batch(0, (0..count as usize).map(|_| entry), token)?;
+                    let (ttl_ms, shard, stock) = (ttl.ms(now_ns), link.shard, &mut *self.stock);
+                    let (token, _) = self.bulk.begin(now_ns, shard, count, Vec::new());
+                    let entries =
+                        (0..count as usize).map(|_| GrantEntry { ttl_ms, id: stock.id_to_grant(shard) });
+                    machine.send_grant_batch(0, entries, token)?;
                 }
                 Ok(count)
             }

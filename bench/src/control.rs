@@ -36,6 +36,9 @@ pub struct ServerInfo {
     /// Largest lateness of an expiry since it started, on its own clock, ms.
     #[serde(skip)]
     pub lateness_ms_max: Option<u64>,
+    /// How long its recovery took, ms.
+    #[serde(skip)]
+    pub recovery_ms: Option<u64>,
     /// CPU time that it has used, where it says so.
     #[serde(skip)]
     pub cpu: Option<Duration>,
@@ -81,6 +84,7 @@ fn read(info: &Info<'_>) -> ServerInfo {
         leases: number(tag::LEASES),
         expired: number(tag::EXPIRED),
         lateness_ms_max: info.number(tag::LATENESS_MS_MAX),
+        recovery_ms: info.number(tag::RECOVERY_MS),
         cpu: info.number(tag::CPU_US).map(Duration::from_micros),
     }
 }

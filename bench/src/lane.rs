@@ -16,6 +16,8 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use tenure_protocol::{LeaseId, shard_of};
 
+use crate::args::Ids;
+use crate::chooser::Chooser;
 use crate::clock::Clock;
 use crate::host;
 use crate::link::{Introduction, Link};
@@ -30,6 +32,10 @@ pub(crate) struct LaneSettings {
     pub(crate) connections: usize,
     pub(crate) cpu: Option<usize>,
     pub(crate) spins: bool,
+    pub(crate) ids: Ids,
+    pub(crate) seed: u64,
+    /// How many lanes there are.
+    pub(crate) lanes: usize,
 }
 
 /// One load thread's belongings. Between phases it rests on the main thread.
@@ -52,6 +58,8 @@ pub(crate) struct Stock {
     /// The sum of [`fingerprint`] over leases that are not kept, modulo 2^64, and their count.
     pub(crate) unkept_sum: u64,
     pub(crate) unkept_count: u64,
+    /// Chooses the IDs that are granted; `None`: the server does.
+    chooser: Option<Chooser>,
 }
 
 /// Where a granted lease goes.
@@ -70,9 +78,23 @@ pub(crate) fn fingerprint(id: LeaseId) -> u64 {
 }
 
 impl Stock {
-    fn new(shard_count: u16) -> Stock {
+    fn new(shard_count: u16, chooser: Option<Chooser>) -> Stock {
         let lists = || (0..shard_count).map(|_| Vec::new()).collect();
-        Stock { leases: lists(), extra: lists(), unkept_sum: 0, unkept_count: 0 }
+        Stock { leases: lists(), extra: lists(), unkept_sum: 0, unkept_count: 0, chooser }
+    }
+
+    /// The ID to ask for in a grant.
+    #[inline]
+    pub(crate) fn id_to_grant(&mut self, shard: u16) -> LeaseId {
+        self.chooser.as_mut().map_or(LeaseId::NONE, |chooser| chooser.next(shard))
+    }
+
+    /// Makes room for so many more leases, so that lists of a hundred million do not move while they grow.
+    pub(crate) fn reserve(&mut self, count: u64) {
+        let shards = self.leases.len() as u64;
+        // IDs spread over shards evenly, but not exactly.
+        let each = if shards == 1 { count } else { count / shards + count / shards / 64 + 4_096 };
+        self.leases.iter_mut().for_each(|list| list.reserve_exact(each as usize));
     }
 
     #[inline]
@@ -108,22 +130,34 @@ impl Lane {
         settings: &LaneSettings,
         handshakes: &mut Vec<u64>,
     ) -> anyhow::Result<Lane> {
+        let chooser = (settings.ids == Ids::Chosen)
+            .then(|| Chooser::new(settings.seed, index, settings.lanes, settings.shard_count));
         let mut lane = Lane {
             index,
             cpu: settings.cpu,
             clock,
             may_spin: settings.spins,
             links: Vec::with_capacity(settings.connections),
-            stock: Stock::new(settings.shard_count),
+            stock: Stock::new(settings.shard_count, chooser),
         };
+        lane.open_all(settings, handshakes)?;
+        Ok(lane)
+    }
+
+    /// Opens the lane's connections, spread over the shards.
+    pub(crate) fn open_all(
+        &mut self,
+        settings: &LaneSettings,
+        handshakes: &mut Vec<u64>,
+    ) -> anyhow::Result<()> {
         for number in 0..settings.connections {
             let wish = (number % settings.shard_count as usize) as u16;
-            let began_ns = clock.now_ns();
-            let link = lane.open(settings, wish)?;
-            handshakes.push(clock.now_ns() - began_ns);
-            lane.links.push(link);
+            let began_ns = self.clock.now_ns();
+            let link = self.open(settings, wish)?;
+            handshakes.push(self.clock.now_ns() - began_ns);
+            self.links.push(link);
         }
-        Ok(lane)
+        Ok(())
     }
 
     /// A further connection, placed with `shard`.
@@ -160,6 +194,11 @@ impl Lane {
         for list in &mut self.stock.leases {
             list.shuffle(&mut random);
         }
+        self.spread();
+    }
+
+    /// Lets each link begin at another place in its shard's list.
+    pub(crate) fn spread(&mut self) {
         let count = self.links.len();
         for (number, link) in self.links.iter_mut().enumerate() {
             link.cursor = self.stock.leases[link.shard as usize].len() * number / count;
@@ -198,7 +237,7 @@ mod tests {
 
     #[test]
     fn s1_a_granted_lease_is_filed_under_the_shard_of_its_id() {
-        let mut stock = Stock::new(4);
+        let mut stock = Stock::new(4, None);
         (1..=10_000u64).for_each(|id| stock.put(LeaseId(id), Keep::Leases));
         (1..=100u64).for_each(|id| stock.put(LeaseId(id), Keep::Extra));
         assert_eq!((stock.lease_count(), stock.held_count()), (10_000, 10_100));
@@ -211,7 +250,7 @@ mod tests {
     #[test]
     fn the_sum_tells_sets_apart_and_does_not_depend_on_the_order() {
         let sum = |ids: &mut dyn Iterator<Item = u64>| {
-            let mut stock = Stock::new(1);
+            let mut stock = Stock::new(1, None);
             ids.for_each(|id| stock.put(LeaseId(id), Keep::Sum));
             (stock.unkept_count, stock.unkept_sum)
         };

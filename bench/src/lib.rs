@@ -18,6 +18,7 @@
 mod args;
 mod bulk;
 mod child;
+mod chooser;
 mod clock;
 mod closed_loop;
 mod control;
@@ -41,12 +42,12 @@ mod usage;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use args::{BenchArgs, CpuChoice, Output, Phase};
+pub use args::{BenchArgs, CpuChoice, Ids, Output, Phase};
 pub use control::ServerInfo;
 pub use host::Host;
 pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
-pub use report::{LatenessRow, MemoryRow, Report, Row, SCHEMA};
+pub use report::{LatenessRow, MemoryRow, Report, RestartRow, Row, SCHEMA};
 
 /// Exit code of a run that a signal ended.
 pub const EXIT_INTERRUPTED: u8 = 130;

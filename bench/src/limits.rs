@@ -58,6 +58,9 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long after their deadline the last expiries of a storm may come, beside one second per million.
 pub const STORM_GRACE: Duration = Duration::from_secs(60);
 
+/// Leases of each list that are renewed one by one after a restart.
+pub const RESTART_SAMPLE: usize = 500;
+
 /// Lines of the child's output that are kept for an error report.
 pub const CHILD_LINES_MAX: usize = 200;
 

@@ -17,7 +17,7 @@ use anyhow::bail;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tenure_client::machine::Delivery;
-use tenure_protocol::{Event, Grant, LeaseId, Request, Response};
+use tenure_protocol::{Event, Grant, Request, Response};
 
 use crate::clock::ns;
 use crate::ends::Ends;
@@ -199,7 +199,7 @@ impl Running {
             let wire = self.dripped as usize % self.settings.links;
             let link = &mut lane.links[wire];
             let ttl_ms = self.random.random_range(drip.ttl_ms.0..=drip.ttl_ms.1);
-            let grant = Grant { ttl_ms, id: LeaseId::NONE, sequence: 0 };
+            let grant = Grant { ttl_ms, id: lane.stock.id_to_grant(link.shard), sequence: 0 };
             link.machine.send(&Request::Grant(grant), DRIP | lane.clock.now_ns())?;
             link.send(wire, ring);
             self.dripped += 1;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
-use crate::args::{BenchArgs, CpuChoice, Phase};
+use crate::args::{BenchArgs, CpuChoice, Ids, Phase};
 use crate::host;
 use crate::limits::{CONNECTIONS_MAX, DEPTH_MAX, DURATION_MAX, GRANTS_MAX, LEASES_MAX};
 
@@ -21,6 +21,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// A short run: its figures are not for comparison.
     pub quick: bool,
+    /// Who chooses IDs.
+    pub ids: Ids,
     /// Leases held while renewing.
     pub leases: u64,
     /// Their TTL, ms.
@@ -90,6 +92,7 @@ impl Plan {
         let plan = Plan {
             phases: phases(args),
             quick,
+            ids: args.ids,
             leases: args.leases.unwrap_or(pick(1_000_000, 100_000)),
             ttl_ms: args.ttl.map_or(3_600_000, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
             connections: args.connections.unwrap_or(64),
@@ -132,6 +135,10 @@ impl Plan {
             self.connections >= self.load_threads,
             "--connections must be at least --load-threads ({}), so that each thread has one",
             self.load_threads
+        );
+        ensure!(
+            self.server.is_some() || !self.phases.contains(&Phase::Restart),
+            "the phase restart kills the server, and so needs one of its own: leave out --endpoint"
         );
         if let Some(cpu) = self.pin_load {
             ensure!(cpu < cpus.max(1_024), "--pin-load {cpu}: there is no such CPU");

@@ -36,6 +36,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Expiries, from the event stream.
     pub lateness: Vec<LatenessRow>,
+    /// Restarts of the server.
+    pub restarts: Vec<RestartRow>,
     /// Memory of the server.
     pub memory: Option<MemoryRow>,
     /// From SIGTERM to the exit of the server that was started, seconds.
@@ -102,6 +104,25 @@ pub struct LatenessRow {
     pub errors: BTreeMap<String, u64>,
 }
 
+/// The server was killed and started again.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestartRow {
+    /// Leases that were live.
+    pub leases: u64,
+    /// Bytes of its data directory when it was killed.
+    pub directory_bytes: u64,
+    /// From the start of the process to `listening on`, seconds.
+    pub listens_s: f64,
+    /// From the start of the process to the first renewal that was answered, seconds.
+    pub renews_s: f64,
+    /// Recovery in the server's own words, ms.
+    pub recovery_ms: Option<u64>,
+    /// Resident memory of the new process, bytes.
+    pub resident_bytes: Option<u64>,
+    /// What went wrong, and how often.
+    pub errors: BTreeMap<String, u64>,
+}
+
 /// Memory of the server.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryRow {
@@ -126,6 +147,7 @@ impl Report {
             server: ServerInfo::default(),
             rows: Vec::new(),
             lateness: Vec::new(),
+            restarts: Vec::new(),
             memory: None,
             stop_s: None,
             elapsed_s: 0.0,
@@ -139,7 +161,8 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         let rows = self.rows.iter().all(|row| row.errors.is_empty() && row.operations > 0);
         let lateness = self.lateness.iter().all(|row| row.errors.is_empty());
-        rows && lateness && self.failures.is_empty() && !self.interrupted
+        let restarts = self.restarts.iter().all(|row| row.errors.is_empty());
+        rows && lateness && restarts && self.failures.is_empty() && !self.interrupted
     }
 
     /// One line of JSON.

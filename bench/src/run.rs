@@ -6,6 +6,7 @@
 
 mod measure;
 mod phases;
+mod restart;
 mod storm;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -91,8 +92,17 @@ impl Run {
         let shard_count = control.shard_count()?;
         report.server = control.info()?;
         let watched = server.as_ref().map(ServerChild::pid).or(args.server_pid).map(Watched::new);
-        let lane_settings =
-            LaneSettings { address, introduction, shard_count, connections: 0, cpu: None, spins: plan.spins };
+        let lane_settings = LaneSettings {
+            address,
+            introduction,
+            shard_count,
+            connections: 0,
+            cpu: None,
+            spins: plan.spins,
+            ids: plan.ids,
+            seed: plan.seed,
+            lanes: plan.load_threads,
+        };
         let clock = Clock::start();
         let mut run =
             Run { plan, report, clock, progress, lane_settings, lanes: Vec::new(), control, watched, server };
@@ -115,11 +125,7 @@ impl Run {
         let began = Instant::now();
         let mut handshakes = Vec::new();
         for index in 0..self.plan.load_threads {
-            let settings = LaneSettings {
-                connections: self.plan.share(self.plan.connections as u64, index) as usize,
-                cpu: self.plan.load_cpu(index),
-                ..self.lane_settings.clone()
-            };
+            let settings = self.lane_settings_of(index);
             self.lanes.push(Lane::connect(index, self.clock, &settings, &mut handshakes)?);
         }
         let elapsed = began.elapsed();
@@ -147,6 +153,14 @@ impl Run {
         }
         self.show(row);
         Ok(())
+    }
+
+    fn lane_settings_of(&self, lane: usize) -> LaneSettings {
+        LaneSettings {
+            connections: self.plan.share(self.plan.connections as u64, lane) as usize,
+            cpu: self.plan.load_cpu(lane),
+            ..self.lane_settings.clone()
+        }
     }
 
     /// Puts a finished row into the report and onto the screen.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{LatenessRow, MemoryRow, Report, Row};
+use super::{LatenessRow, MemoryRow, Report, RestartRow, Row};
 use crate::human;
 use crate::latency::Quantiles;
 
@@ -70,6 +70,10 @@ pub(super) fn render(report: &Report) -> String {
         ));
     }
     line(String::new());
+    for restart in &report.restarts {
+        line(restart_line(restart));
+        errors("restart", &restart.errors, &mut line);
+    }
     if let Some(memory) = &report.memory {
         line(memory_line(memory));
     }
@@ -154,6 +158,18 @@ fn errors(phase: &str, errors: &BTreeMap<String, u64>, line: &mut impl FnMut(Str
     for (what, count) in errors {
         line(format!("{phase}: {what} {count} times"));
     }
+}
+
+fn restart_line(restart: &RestartRow) -> String {
+    format!(
+        "restart after kill -9: {} leases, first renewal after {}, listening after {}{} ({} on disk{})",
+        human::count(restart.leases as f64),
+        human::nanoseconds(restart.renews_s * 1e9),
+        human::nanoseconds(restart.listens_s * 1e9),
+        restart.recovery_ms.map_or(String::new(), |ms| format!(", of it recovery {ms} ms")),
+        human::bytes(restart.directory_bytes as f64),
+        restart.resident_bytes.map_or(String::new(), |b| format!("; resident {}", human::bytes(b as f64))),
+    )
 }
 
 fn memory_line(memory: &MemoryRow) -> String {

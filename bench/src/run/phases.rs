@@ -35,6 +35,7 @@ impl Run {
             Phase::Open => self.open(),
             Phase::Lateness => self.lateness(),
             Phase::Storm => self.storm(),
+            Phase::Restart => self.restart(),
             Phase::Revoke => self.revoke(),
         }
     }
@@ -51,6 +52,9 @@ impl Run {
         let operation = Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Leases };
         let plan = self.plan.clone();
         let bulk = self.bulk(operation, 0);
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            lane.stock.reserve(plan.share(plan.leases, index));
+        }
         // The first ones make the server's buffers, whose size does not depend on the number of leases.
         let first = if plan.leases >= 4 * FIRST_LEASES { FIRST_LEASES } else { 0 };
         let (warm_up, _) = self
@@ -85,7 +89,7 @@ impl Run {
     }
 
     /// The server must have exactly the leases that it granted to this run.
-    fn check_count(&mut self, phase: &str) -> anyhow::Result<()> {
+    pub(super) fn check_count(&mut self, phase: &str) -> anyhow::Result<()> {
         if self.server.is_none() {
             return Ok(());
         }
