@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::bail;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tenure_client::machine::Delivery;
 use tenure_protocol::{Info, Request, Response, tag, text_tag};
 
@@ -17,7 +17,7 @@ pub(crate) struct Control {
 }
 
 /// What a server says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     /// Name and version.
     pub server: String,

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::human;
 
 /// Where a run was made.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
     /// CPUs that this process may use.
     pub cpus: usize,
@@ -37,6 +39,20 @@ impl Host {
             commit: commit(),
             unix_time_s: since_1970.map_or(0, |elapsed| elapsed.as_secs()),
         }
+    }
+}
+
+impl Host {
+    /// In a line.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{}, {} CPUs, {} memory, Linux {}{}",
+            self.cpu_model,
+            self.cpus,
+            human::bytes(self.memory_bytes as f64),
+            self.kernel,
+            self.commit.as_ref().map_or(String::new(), |commit| format!(", commit {commit}"))
+        )
     }
 }
 

@@ -8,7 +8,7 @@
 //! send time, so there is no coordinated omission to correct.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Values below this are not told apart, ns.
 const LOWEST_NS: u64 = 64;
@@ -25,7 +25,7 @@ pub(crate) struct Latency {
 }
 
 /// What a report says of a histogram; all in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Values recorded.
     pub count: u64,

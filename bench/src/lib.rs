@@ -23,8 +23,11 @@ mod clock;
 mod closed_loop;
 mod control;
 mod ends;
+mod floor;
+mod goals;
 mod host;
 mod human;
+mod in_process;
 mod interrupt;
 mod lane;
 mod latency;
@@ -44,10 +47,14 @@ use std::process::ExitCode;
 
 pub use args::{BenchArgs, CpuChoice, Ids, Output, Phase};
 pub use control::ServerInfo;
+pub use floor::disk::Commits;
+pub use floor::echo::Echoed;
+pub use goals::{Bound, Figure, Floors, GoalRow, Goals, GoalsArgs, Unit};
 pub use host::Host;
+pub use in_process::InProcess;
 pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
-pub use report::{LatenessRow, MemoryRow, Report, RestartRow, Row, SCHEMA};
+pub use report::{LatenessRow, Line, MemoryRow, Report, RestartRow, Row, SCHEMA};
 
 /// Exit code of a run that a signal ended.
 pub const EXIT_INTERRUPTED: u8 = 130;
@@ -65,18 +72,43 @@ pub const EXIT_FAILED: u8 = 1;
 #[expect(clippy::needless_pass_by_value, reason = "a caller has no use for them afterwards")]
 pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
     let report = measure(&args, server_exe)?;
-    match args.output {
-        Output::Text => print!("{}", report.to_text()),
-        Output::Json => println!("{}", report.to_json()?),
-    }
-    if let Some(path) = &args.json_out {
-        report.append_to(path)?;
-    }
-    Ok(match (report.interrupted, report.is_clean()) {
+    let code = match (report.interrupted, report.is_clean()) {
         (true, _) => ExitCode::from(EXIT_INTERRUPTED),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(EXIT_FAILED),
-    })
+    };
+    let text = report.to_text();
+    let line = Line::Run(Box::new(report));
+    match args.output {
+        Output::Text => print!("{text}"),
+        Output::Json => println!("{}", line.to_json()?),
+    }
+    if let Some(path) = &args.json_out {
+        line.append_to(path)?;
+    }
+    Ok(code)
+}
+
+/// What else `tenure bench` does.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Measure every goal of the design that needs no peer, beside what this machine can do at all
+    #[command(
+        after_help = "Exit code 0 when everything could be measured, whether or not the goals are met."
+    )]
+    Goals(GoalsArgs),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// When nothing could be measured, or the result not written.
+    pub fn run(self, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Goals(args) => goals::run(&args, server_exe),
+        }
+    }
 }
 
 /// Runs the phases and gives the report, also of a run that failed on its way; prints nothing on standard

@@ -7,17 +7,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use serde::Serialize;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{BenchArgs, CpuChoice, Ids, Phase};
 use crate::host;
 use crate::limits::{CONNECTIONS_MAX, DEPTH_MAX, DURATION_MAX, GRANTS_MAX, LEASES_MAX};
 
 /// What a run does. Goes into the report as it is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Phases in order, by name.
-    #[serde(serialize_with = "names")]
+    #[serde(serialize_with = "names", deserialize_with = "from_names")]
     pub phases: Vec<Phase>,
     /// A short run: its figures are not for comparison.
     pub quick: bool,
@@ -58,7 +59,7 @@ pub struct Plan {
 }
 
 /// The server that is started.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerPlan {
     /// Shards.
     pub shards: u16,
@@ -74,6 +75,12 @@ pub struct ServerPlan {
 
 fn names<S: serde::Serializer>(phases: &[Phase], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(phases.iter().map(|phase| phase.name()))
+}
+
+fn from_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Phase>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let phases = names.iter().map(|name| Phase::from_str(name, false).map_err(serde::de::Error::custom));
+    phases.collect()
 }
 
 impl Plan {

@@ -3,26 +3,27 @@
 //! Honest first: what failed is in the rows, by reason and count, and [`Report::is_clean`] decides the
 //! exit code. A figure that could not be had is absent, never zero.
 
+mod line;
 mod table;
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::control::ServerInfo;
 use crate::host::Host;
 use crate::latency::Quantiles;
 use crate::plan::Plan;
 
+pub use line::Line;
+pub(crate) use table::aligned;
+
 /// Version of the JSON form. Rises when a field changes its meaning or goes away.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A whole run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -51,7 +52,7 @@ pub struct Report {
 }
 
 /// One phase.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Its name, with what it was beside (`storm: before`).
     pub phase: String,
@@ -84,7 +85,7 @@ pub struct Row {
 }
 
 /// How late leases ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LatenessRow {
     /// The phase.
     pub phase: String,
@@ -105,7 +106,7 @@ pub struct LatenessRow {
 }
 
 /// The server was killed and started again.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RestartRow {
     /// Leases that were live.
     pub leases: u64,
@@ -124,7 +125,7 @@ pub struct RestartRow {
 }
 
 /// Memory of the server.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct MemoryRow {
     /// Resident before the leases that are counted, but after a few first ones, bytes.
     pub empty_bytes: u64,
@@ -165,33 +166,10 @@ impl Report {
         rows && lateness && restarts && self.failures.is_empty() && !self.interrupted
     }
 
-    /// One line of JSON.
-    ///
-    /// # Errors
-    /// When a number has no JSON form, which no measured one lacks.
-    pub fn to_json(&self) -> anyhow::Result<String> {
-        serde_json::to_string(self).context("cannot write the report as JSON")
-    }
-
     /// The table for people.
     #[must_use]
     pub fn to_text(&self) -> String {
         table::render(self)
-    }
-
-    /// Appends the report to a file as one line.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn append_to(&self, path: &Path) -> anyhow::Result<()> {
-        let mut line = self.to_json()?;
-        line.push('\n');
-        let mut file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        file.write_all(line.as_bytes()).with_context(|| format!("cannot write to {}", path.display()))
     }
 
     /// What renew reached, if it ran.
@@ -214,7 +192,7 @@ pub(crate) fn per_operation(total: Option<Duration>, operations: u64) -> Option<
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::args::BenchArgs;
 
@@ -259,24 +237,6 @@ mod tests {
             let mut report = sample();
             spoil(&mut report);
             assert!(!report.is_clean(), "{}", report.to_text());
-        }
-    }
-
-    #[test]
-    fn json_is_one_line_that_names_commit_settings_and_hardware() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("runs.jsonl");
-        sample().append_to(&path).unwrap();
-        sample().append_to(&path).unwrap();
-        let text = std::fs::read_to_string(path).unwrap();
-        assert_eq!(text.lines().count(), 2);
-        let json: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        assert_eq!(json["schema"], SCHEMA);
-        assert_eq!(json["plan"]["seed"], 1);
-        assert_eq!(json["plan"]["phases"][0], "fill");
-        assert_eq!(json["rows"][0]["latency"]["p99_ns"], 600_000);
-        for place in ["cpu_model", "kernel", "commit", "cpus"] {
-            assert!(json["host"].get(place).is_some(), "{place}");
         }
     }
 

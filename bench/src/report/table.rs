@@ -94,14 +94,7 @@ pub(super) fn render(report: &Report) -> String {
 
 fn header(report: &Report, line: &mut impl FnMut(String)) {
     let (host, plan, server) = (&report.host, &report.plan, &report.server);
-    line(format!(
-        "{}, {} CPUs, {} memory, Linux {}{}",
-        host.cpu_model,
-        host.cpus,
-        human::bytes(host.memory_bytes as f64),
-        host.kernel,
-        host.commit.as_ref().map_or(String::new(), |commit| format!(", commit {commit}"))
-    ));
+    line(host.line());
     let pins = plan.server.as_ref().and_then(|server| server.pin).zip(plan.pin_load);
     line(format!(
         "{}: {} shard{}, driver {}, durability {}{}{}",
@@ -201,7 +194,7 @@ pub(super) fn summary(row: &Row) -> String {
 }
 
 /// Columns of equal width, the first `left` flush left and the others flush right.
-fn aligned(rows: &[Vec<String>], left: usize, line: &mut impl FnMut(String)) {
+pub(crate) fn aligned(rows: &[Vec<String>], left: usize, line: &mut impl FnMut(String)) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use tenure_bench::BenchArgs;
+use tenure_bench::{BenchArgs, Command};
 
 use super::failure::Failure;
 use super::remote::{Form, Remote};
@@ -15,16 +15,20 @@ use crate::exit;
   tenure bench                             starts a durable server in a temporary directory
   tenure bench --quick --phases fill,renew,storm
   tenure bench --endpoint 127.0.0.1:7070 --leases 100000
+  tenure bench goals                       every goal of the design, with what this machine can do at all
 
 Do not load a server that others depend on. Exit code 1 when anything failed or was refused.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     args: BenchArgs,
 }
 
 impl Bench {
     pub(crate) fn run(self, outer: &Remote) -> Result<ExitCode, Failure> {
-        let Bench { mut args } = self;
+        let Bench { command, mut args } = self;
         // `tenure --endpoint a:1 bench` means what `tenure bench --endpoint a:1` means. The environment
         // is not asked: a bare `tenure bench` must never load a server by accident.
         args.endpoint = args.endpoint.or_else(|| outer.endpoint_named());
@@ -34,6 +38,9 @@ impl Bench {
         let fault = |text: String| Failure::new(exit::SYSTEM, text);
         let exe =
             std::env::current_exe().map_err(|error| fault(format!("cannot find this program: {error}")))?;
+        if let Some(command) = command {
+            return command.run(exe).map_err(|error| fault(format!("{error:#}")));
+        }
         tenure_bench::run(args, exe).map_err(|error| fault(format!("{error:#}")))
     }
 }
