@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tenure::{Config, Engine, Event, From};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// Runs it.
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::temp_dir().join(format!("tenure-embed-{}", std::process::id()));
     let engine = Engine::open(&Config::durable(&dir))?;
     let handle = engine.handle();
 
     // A session with something attached to it.
-    let lease = handle.grant(Duration::from_millis(300)).wait()?;
+    let lease = handle.grant(Duration::from_secs(1)).wait()?;
     handle.attach(lease.id, "worker/1").wait()?;
     println!("lease {} granted, token {}", lease.id, lease.token);
 
@@ -30,14 +31,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }));
     }
 
-    // Keep it alive for a second, in batches as a real program would.
-    for _ in 0..10 {
+    // Keep it alive for a while, in batches as a real program would.
+    for _ in 0..12 {
         std::thread::sleep(Duration::from_millis(100));
         let missing = handle.renew_batch(&[lease.id]).wait()?;
         assert!(missing.is_empty());
     }
     // Then stop renewing: it expires by itself.
-    std::thread::sleep(Duration::from_millis(400));
+    while handle.time_to_live(lease.id).wait().is_ok() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert!(handle.renew(lease.id).wait().is_err());
 
     engine.stop();
