@@ -88,7 +88,7 @@ fn commit() -> Option<String> {
 ///
 /// # Errors
 /// When there is no such CPU, or it is not allowed.
-pub(crate) fn pin_to(cpu: usize) -> std::io::Result<()> {
+pub fn pin_to(cpu: usize) -> std::io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     if cpu >= rustix::thread::CpuSet::MAX_CPU {
         return Err(std::io::ErrorKind::InvalidInput.into());
@@ -99,7 +99,7 @@ pub(crate) fn pin_to(cpu: usize) -> std::io::Result<()> {
 
 /// Where a temporary directory is on a disk, so that a durable log is one: the first such place among
 /// TMPDIR, /var/tmp and the working directory.
-pub(crate) fn disk_directory() -> PathBuf {
+pub fn disk_directory() -> PathBuf {
     let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from(".")];
     let found = places.iter().find(|place| is_writable(place) && !in_memory(place));
     found.unwrap_or(&places[0]).clone()
@@ -110,7 +110,7 @@ fn is_writable(place: &Path) -> bool {
 }
 
 /// Whether the file system keeps its files in memory: nothing there is durable.
-pub(crate) fn in_memory(place: &Path) -> bool {
+pub fn in_memory(place: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     const RAMFS_MAGIC: i64 = 0x8584_58f6;
     #[allow(clippy::unnecessary_cast, reason = "the type differs between architectures")]

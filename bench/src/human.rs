@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `1.23 M`, `45.6 k`, `789`.
-pub(crate) fn count(value: f64) -> String {
+pub fn count(value: f64) -> String {
     match value {
         v if v >= 999_500_000.0 => format!("{} G", digits(v / 1e9)),
         v if v >= 999_500.0 => format!("{} M", digits(v / 1e6)),
@@ -18,7 +18,7 @@ pub(crate) fn span(span: Duration) -> String {
 }
 
 /// As [`span`], from nanoseconds, which may be a fraction.
-pub(crate) fn nanoseconds(value: f64) -> String {
+pub fn nanoseconds(value: f64) -> String {
     match value {
         v if v >= 999.5e6 => format!("{} s", digits(v / 1e9)),
         v if v >= 999.5e3 => format!("{} ms", digits(v / 1e6)),
@@ -28,7 +28,7 @@ pub(crate) fn nanoseconds(value: f64) -> String {
 }
 
 /// `1.50 GB`, `24.0 MB`.
-pub(crate) fn bytes(value: f64) -> String {
+pub fn bytes(value: f64) -> String {
     format!("{}B", if value < 9_995.0 { format!("{value:.0} ") } else { count(value) })
 }
 

@@ -18,7 +18,7 @@ const HIGHEST_NS: u64 = 300_000_000_000;
 const DIGITS: u8 = 3;
 
 /// A histogram of nanoseconds.
-pub(crate) struct Latency {
+pub struct Latency {
     histogram: Histogram<u64>,
     run_ns: u64,
     run_count: u64,
@@ -39,14 +39,26 @@ pub struct Quantiles {
     pub max_ns: u64,
 }
 
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency::new()
+    }
+}
+
 impl Latency {
-    pub(crate) fn new() -> Latency {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// Never: its bounds are constants.
+    #[must_use]
+    pub fn new() -> Latency {
         let histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS);
         Latency { histogram: histogram.expect("the bounds are constants"), run_ns: 0, run_count: 0 }
     }
 
+    /// One value.
     #[inline]
-    pub(crate) fn record(&mut self, ns: u64) {
+    pub fn record(&mut self, ns: u64) {
         if ns == self.run_ns {
             self.run_count += 1;
         } else {
@@ -56,27 +68,29 @@ impl Latency {
         }
     }
 
-    pub(crate) fn record_n(&mut self, ns: u64, count: u64) {
+    /// The same value `count` times.
+    pub fn record_n(&mut self, ns: u64, count: u64) {
         self.histogram.saturating_record_n(ns.min(HIGHEST_NS), count);
     }
 
     /// Brings the run that is being counted into the histogram.
     #[inline]
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         if self.run_count > 0 {
             self.histogram.saturating_record_n(self.run_ns.min(HIGHEST_NS), self.run_count);
             self.run_count = 0;
         }
     }
 
-    pub(crate) fn merge(&mut self, mut other: Latency) {
+    /// Adds what another one has.
+    pub fn merge(&mut self, mut other: Latency) {
         other.settle();
         self.settle();
         self.histogram.add(&other.histogram).expect("both have the same bounds");
     }
 
     /// The quantiles, or `None` when nothing was recorded.
-    pub(crate) fn quantiles(&mut self) -> Option<Quantiles> {
+    pub fn quantiles(&mut self) -> Option<Quantiles> {
         self.settle();
         (!self.histogram.is_empty()).then(|| Quantiles {
             count: self.histogram.len(),

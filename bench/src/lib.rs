@@ -56,6 +56,17 @@ pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
 pub use report::{LatenessRow, Line, MemoryRow, Report, RestartRow, Row, SCHEMA};
 
+/// What every comparison measures with, so that all figures of the project come from the same instruments:
+/// the load's ring, its histogram, CPU time and memory of a process. For `bench/compare`; no stable face.
+#[doc(hidden)]
+pub mod instruments {
+    pub use crate::host::{disk_directory, in_memory, pin_to};
+    pub use crate::human::{bytes, count, nanoseconds};
+    pub use crate::latency::{Latency, Quantiles};
+    pub use crate::ring::{Arrival, Ring, thread_cpu_ns};
+    pub use crate::usage::{Memory, Watched};
+}
+
 /// Exit code of a run that a signal ended.
 pub const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code of a run in which something failed.

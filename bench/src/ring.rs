@@ -44,15 +44,15 @@ struct Wire {
 }
 
 /// Bytes that have arrived, in a buffer of the ring's; to be given back.
-pub(crate) struct Arrival {
+pub struct Arrival {
     /// The number that [`Ring::watch`] gave.
-    pub(crate) wire: usize,
+    pub wire: usize,
     buffer: u16,
     len: usize,
 }
 
 /// The sockets of one load thread in one phase. They must outlive it.
-pub(crate) struct Ring {
+pub struct Ring {
     uring: IoUring,
     pool: Pool,
     wires: Vec<Wire>,
@@ -79,7 +79,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel answered; the text says what to do.
-    pub(crate) fn new(spins: bool) -> anyhow::Result<Ring> {
+    pub fn new(spins: bool) -> anyhow::Result<Ring> {
         let make = || {
             let uring = IoUring::builder()
                 .setup_single_issuer()
@@ -109,7 +109,7 @@ impl Ring {
     }
 
     /// Receives from a socket from now on; its number, counted from 0.
-    pub(crate) fn watch(&mut self, socket: impl AsFd) -> usize {
+    pub fn watch(&mut self, socket: impl AsFd) -> usize {
         let socket = socket.as_fd().as_raw_fd();
         self.wires.push(Wire { socket, receiving: false, outbox: Outbox::default() });
         let wire = self.wires.len() - 1;
@@ -119,7 +119,7 @@ impl Ring {
 
     /// Queues bytes for a wire and leaves `bytes` empty. They leave with the next wait.
     #[inline]
-    pub(crate) fn send(&mut self, wire: usize, bytes: &mut Vec<u8>) {
+    pub fn send(&mut self, wire: usize, bytes: &mut Vec<u8>) {
         if self.wires[wire].outbox.take(bytes) {
             self.submit_send(wire);
         }
@@ -152,7 +152,7 @@ impl Ring {
     /// # Errors
     /// When the kernel refuses.
     #[inline]
-    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         debug_assert_eq!(self.seen, self.completions.len(), "what came before was looked at");
         self.completions.clear();
         self.seen = 0;
@@ -216,7 +216,8 @@ impl Ring {
     /// # Errors
     /// When a connection has failed or was closed by the other side.
     #[inline]
-    pub(crate) fn next(&mut self) -> io::Result<Option<Arrival>> {
+    #[expect(clippy::should_implement_trait, reason = "it waits for nothing, and there may be more later")]
+    pub fn next(&mut self) -> io::Result<Option<Arrival>> {
         while let Some(&(user_data, result, flags)) = self.completions.get(self.seen) {
             self.seen += 1;
             let wire = user_data as u32 as usize;
@@ -278,25 +279,25 @@ impl Ring {
 
     /// The bytes of an arrival.
     #[inline]
-    pub(crate) fn bytes(&self, arrival: &Arrival) -> &[u8] {
+    pub fn bytes(&self, arrival: &Arrival) -> &[u8] {
         self.pool.received(arrival.buffer, arrival.len)
     }
 
     /// The bytes have been looked at.
     #[inline]
     #[expect(clippy::needless_pass_by_value, reason = "an arrival is given back once")]
-    pub(crate) fn give_back(&mut self, arrival: Arrival) {
+    pub fn give_back(&mut self, arrival: Arrival) {
         self.pool.give_back(arrival.buffer);
     }
 
     /// The thread has found something to do by itself.
     #[inline]
-    pub(crate) fn end_idle(&mut self) {
+    pub fn end_idle(&mut self) {
         self.idle.end();
     }
 
     /// CPU time of the thread since this ring was made that was not idle.
-    pub(crate) fn busy_ns(&mut self) -> u64 {
+    pub fn busy_ns(&mut self) -> u64 {
         self.idle.end();
         (thread_cpu_ns() - self.idle.began_ns).saturating_sub(self.idle.total_ns)
     }
@@ -306,7 +307,7 @@ impl Ring {
     ///
     /// # Errors
     /// When a connection fails or the kernel does not let go.
-    pub(crate) fn close(mut self, mut deliver: impl FnMut(usize, &[u8])) -> io::Result<()> {
+    pub fn close(mut self, mut deliver: impl FnMut(usize, &[u8])) -> io::Result<()> {
         let began = Instant::now();
         self.closing = true;
         self.unarmed.clear();
@@ -364,7 +365,7 @@ impl Idle {
 }
 
 /// CPU time of this thread.
-pub(crate) fn thread_cpu_ns() -> u64 {
+pub fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

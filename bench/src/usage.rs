@@ -11,34 +11,39 @@ use crate::host;
 
 /// A process that is watched.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Watched {
+pub struct Watched {
     pid: u32,
     tick: Duration,
 }
 
 /// Resident memory of a process, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// Now.
-    pub(crate) resident_bytes: u64,
+    pub resident_bytes: u64,
     /// The most it ever was.
-    pub(crate) peak_bytes: u64,
+    pub peak_bytes: u64,
 }
 
 impl Watched {
-    pub(crate) fn new(pid: u32) -> Watched {
+    /// The process with this id.
+    #[must_use]
+    pub fn new(pid: u32) -> Watched {
         let per_second = rustix::param::clock_ticks_per_second().max(1);
         Watched { pid, tick: Duration::from_nanos(1_000_000_000 / per_second) }
     }
 
     /// CPU time so far, user and system; `None` when the process is gone.
-    pub(crate) fn cpu(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn cpu(&self) -> Option<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         let ticks = ticks_of(&stat)?;
         Some(Duration::from_nanos(u64::try_from(self.tick.as_nanos()).ok()?.checked_mul(ticks)?))
     }
 
-    pub(crate) fn memory(&self) -> Option<Memory> {
+    /// What it holds in memory; `None` when the process is gone.
+    #[must_use]
+    pub fn memory(&self) -> Option<Memory> {
         let path = format!("/proc/{}/status", self.pid);
         let bytes = |name| host::field(&path, name).and_then(|text| host::kibibytes(&text));
         Some(Memory { resident_bytes: bytes("VmRSS")?, peak_bytes: bytes("VmHWM")? })
