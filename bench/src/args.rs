@@ -50,12 +50,27 @@ pub struct BenchArgs {
     /// Measured time of each phase, such as 5s or 800ms [default: 5s, quick 1s]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub duration: Option<Duration>,
-    /// Renewals per second of the open loop [default: half of what renew reached]
+    /// Operations per second of open and mixed [default: half of what renew reached; mixed --foreground-rate]
     #[arg(long, value_name = "PER_S")]
     pub rate: Option<f64>,
-    /// Renewals per second beside storm and lateness [default: 100000]
+    /// Renewals per second beside storm and lateness, operations of mixed [default: 100000]
     #[arg(long, value_name = "PER_S")]
     pub foreground_rate: Option<f64>,
+    /// In which order leases are renewed
+    #[arg(long, value_enum, default_value_t = Order::Shuffled, value_name = "ORDER")]
+    pub order: Order,
+    /// Exponent of Zipf's law, for --order zipf [default: 0.99]
+    #[arg(long, value_name = "S")]
+    pub zipf: Option<f64>,
+    /// Clients of the fleet, which share the leases [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub clients: Option<u64>,
+    /// Connections of the fleet, where it has many [default: 10000, quick 500, or what the limit of open files allows]
+    #[arg(long, value_name = "N")]
+    pub fleet_connections: Option<usize>,
+    /// How often the fleet renews its leases: a third of their TTL, such as 10s [default: 10s]
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    pub fleet_period: Option<Duration>,
     /// Leases of the storm, all with one deadline [default: 1000000, quick 100000]
     #[arg(long, value_name = "N")]
     pub expire_leases: Option<u64>,
@@ -118,6 +133,14 @@ pub enum Phase {
     Lateness,
     /// --expire-leases leases with one deadline, beside renewals
     Storm,
+    /// Renew at a fixed rate while leases come, go and expire
+    Mixed,
+    /// --clients renew all their leases once per --fleet-period, over few connections and over many
+    Fleet,
+    /// Clients that connect, grant, renew, revoke and close
+    Churn,
+    /// Renew leases of another core: none, half, all
+    Cross,
     /// Kill the server that was started and start it again: how long until it renews
     Restart,
     /// Revoke what is left
@@ -153,7 +176,8 @@ impl Phase {
     /// Whether it renews the leases of [`Phase::Fill`].
     #[must_use]
     pub fn needs_leases(self) -> bool {
-        matches!(self, Phase::Renew | Phase::Renew1 | Phase::RenewBatch | Phase::Open | Phase::Restart)
+        use Phase::{Cross, Fleet, Mixed, Open, Renew, Renew1, RenewBatch, Restart};
+        matches!(self, Renew | Renew1 | RenewBatch | Open | Mixed | Fleet | Cross | Restart)
     }
 
     /// The name on the command line.
@@ -161,6 +185,19 @@ impl Phase {
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
+}
+
+/// In which order leases are renewed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Each once per round
+    #[default]
+    Shuffled,
+    /// Any at any time
+    Uniform,
+    /// A few most of the time
+    Zipf,
 }
 
 /// Form of the report.

@@ -160,7 +160,7 @@ impl Running<'_> {
     #[inline]
     fn send(&mut self, link: &mut Link, count: u32, now_ns: u64) -> anyhow::Result<()> {
         if let Operation::Renew = self.settings.operation {
-            let leases = &self.stock.leases[link.shard as usize];
+            let leases = self.stock.to_renew(link.shard);
             for _ in 0..count {
                 let Some(id) = link.next_lease(leases) else { break };
                 link.machine.send_renew(id, now_ns)?;
@@ -186,7 +186,7 @@ impl Running<'_> {
         match self.settings.operation {
             Operation::Renew => unreachable!("sent in runs"),
             Operation::RenewBatch { size } => {
-                let ids = link.next_leases(&self.stock.leases[link.shard as usize], size);
+                let ids = link.next_leases(self.stock.to_renew(link.shard), size);
                 if !ids.is_empty() {
                     link.machine.send_renew_batch(ids.iter().map(|&id| LeaseId(id)), now_ns)?;
                 }

@@ -84,6 +84,16 @@ fn commit() -> Option<String> {
     Some(if dirty { format!("{commit}-dirty") } else { commit })
 }
 
+/// Lets this process and its children open as many files as they may; how many that is.
+pub(crate) fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    // Where it is refused, what was allowed before still is.
+    let allowed = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    allowed.unwrap_or(u64::MAX)
+}
+
 /// Keeps the calling thread on one CPU.
 ///
 /// # Errors

@@ -53,6 +53,8 @@ pub(crate) struct Lane {
 pub(crate) struct Stock {
     /// What the renew phases work on, by shard.
     pub(crate) leases: Vec<Vec<u64>>,
+    /// Drawn from them, by shard of the link that renews; empty: they are renewed in their order.
+    pub(crate) traces: Vec<Vec<u64>>,
     /// What the grant phases granted, by shard: kept to be revoked.
     pub(crate) extra: Vec<Vec<u64>>,
     /// The sum of [`fingerprint`] over leases that are not kept, modulo 2^64, and their count.
@@ -80,7 +82,14 @@ pub(crate) fn fingerprint(id: LeaseId) -> u64 {
 impl Stock {
     fn new(shard_count: u16, chooser: Option<Chooser>) -> Stock {
         let lists = || (0..shard_count).map(|_| Vec::new()).collect();
-        Stock { leases: lists(), extra: lists(), unkept_sum: 0, unkept_count: 0, chooser }
+        Stock { leases: lists(), traces: Vec::new(), extra: lists(), unkept_sum: 0, unkept_count: 0, chooser }
+    }
+
+    /// What a link of `shard` renews.
+    #[inline]
+    pub(crate) fn to_renew(&self, shard: u16) -> &[u64] {
+        let lists = if self.traces.is_empty() { &self.leases } else { &self.traces };
+        &lists[usize::from(shard)]
     }
 
     /// The ID to ask for in a grant.
@@ -201,7 +210,7 @@ impl Lane {
     pub(crate) fn spread(&mut self) {
         let count = self.links.len();
         for (number, link) in self.links.iter_mut().enumerate() {
-            link.cursor = self.stock.leases[link.shard as usize].len() * number / count;
+            link.cursor = self.stock.to_renew(link.shard).len() * number / count;
         }
     }
 }

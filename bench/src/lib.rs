@@ -34,6 +34,7 @@ mod latency;
 pub mod limits;
 mod link;
 mod open_loop;
+mod order;
 mod plan;
 mod progress;
 mod report;
@@ -45,7 +46,7 @@ mod usage;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use args::{BenchArgs, CpuChoice, Ids, Output, Phase};
+pub use args::{BenchArgs, CpuChoice, Ids, Order, Output, Phase};
 pub use control::ServerInfo;
 pub use floor::disk::Commits;
 pub use floor::echo::Echoed;
@@ -54,7 +55,7 @@ pub use host::Host;
 pub use in_process::InProcess;
 pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
-pub use report::{LatenessRow, Line, MemoryRow, Report, RestartRow, Row, SCHEMA};
+pub use report::{ConnectionsRow, LatenessRow, Line, MemoryRow, Report, RestartRow, Row, SCHEMA};
 
 /// What every comparison measures with, so that all figures of the project come from the same instruments:
 /// the load's ring, its histogram, CPU time and memory of a process. For `bench/compare`; no stable face.

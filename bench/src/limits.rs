@@ -58,6 +58,12 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long after their deadline the last expiries of a storm may come, beside one second per million.
 pub const STORM_GRACE: Duration = Duration::from_secs(60);
 
+/// Leases of a trace that is drawn before a phase and then walked: 32 MB for each shard.
+pub const TRACE_LEASES_MAX: usize = 4 << 20;
+
+/// Clients at a time, per load thread, that connect, work and close.
+pub const CHURN_CLIENTS: usize = 16;
+
 /// Leases of each list that are renewed one by one after a restart.
 pub const RESTART_SAMPLE: usize = 500;
 

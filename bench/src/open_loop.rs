@@ -7,17 +7,15 @@
 //! What is due in a turn leaves in one write on the next connection, as from a process that holds many
 //! leases over a pool of connections.
 //!
-//! Beside the renewals a loop may watch end-of-lease events ([`Ends`]), and grant leases one by one that
-//! are left to expire ([`Drip`]).
+//! Beside the renewals a loop may watch end-of-lease events ([`Ends`]), and grant leases that are left to
+//! expire or revoked ([`SideLoad`]).
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::bail;
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use tenure_client::machine::Delivery;
-use tenure_protocol::{Event, Grant, Request, Response};
+use tenure_protocol::{Event, LeaseId, Request, Response};
 
 use crate::clock::ns;
 use crate::ends::Ends;
@@ -29,10 +27,13 @@ use crate::progress::{Board, Glance};
 use crate::ring::Ring;
 use crate::tally::Tally;
 
+mod side;
+
+pub(crate) use side::SideLoad;
+use side::{SIDE, Side};
+
 /// A loop that sleeps sleeps at least this long, so that what is due meanwhile leaves together.
 const PACE_NS_MIN: u64 = 20_000;
-/// Marks the token of a dripped grant; the rest of a token is a time of the run's clock.
-const DRIP: u64 = 1 << 63;
 /// The token of a subscription.
 const SUBSCRIPTION: u64 = 1 << 62;
 
@@ -40,6 +41,8 @@ const SUBSCRIPTION: u64 = 1 << 62;
 pub(crate) struct OpenLoop {
     /// Renewals per second; 0 for none.
     pub(crate) per_second: f64,
+    /// Leases per frame: 1 for frames of their own.
+    pub(crate) batch: usize,
     /// Poll without sleeping: not where the log matters.
     pub(crate) spins: bool,
     /// Links that renewals are spread over, from the first; later ones carry subscriptions.
@@ -50,16 +53,7 @@ pub(crate) struct OpenLoop {
     /// Expected events. The loop goes on after `span` until they are complete, at most for `grace`.
     pub(crate) ends: Ends,
     pub(crate) grace: Duration,
-    pub(crate) drip: Option<Drip>,
-}
-
-/// Grants of single leases that are left to expire.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Drip {
-    pub(crate) per_second: f64,
-    /// TTLs are spread evenly over this range, ms.
-    pub(crate) ttl_ms: (u64, u64),
-    pub(crate) seed: u64,
+    pub(crate) side: Vec<SideLoad>,
 }
 
 /// What an open loop found.
@@ -68,6 +62,9 @@ pub(crate) struct OpenTally {
     pub(crate) before: Tally,
     /// And after.
     pub(crate) after: Tally,
+    /// Grants and revocations beside them.
+    pub(crate) grants: Tally,
+    pub(crate) revokes: Tally,
     /// How late the load side itself sent.
     pub(crate) send_lag: Latency,
     pub(crate) ends: Ends,
@@ -92,8 +89,7 @@ struct Running {
     began_ns: u64,
     issued: u64,
     next_link: usize,
-    dripped: u64,
-    random: SmallRng,
+    side: Side,
     in_flight: u64,
     before: Tally,
     after: Tally,
@@ -152,19 +148,18 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
     let ended_ns = lane.clock.now_ns();
     let busy_ns = ring.busy_ns();
     ring.close(|wire, bytes| lane.links[wire].machine.receive(bytes))?;
+    running.side.finish(lane, ended_ns - began_ns);
     Ok(running.finish(ended_ns, busy_ns))
 }
 
 impl Running {
     fn new(settings: OpenLoop, began_ns: u64) -> Running {
-        let seed = settings.drip.map_or(0, |drip| drip.seed);
         Running {
+            side: Side::new(&settings.side),
             settings,
             began_ns,
             issued: 0,
             next_link: 0,
-            dripped: 0,
-            random: SmallRng::seed_from_u64(seed),
             in_flight: 0,
             before: Tally::new(),
             after: Tally::new(),
@@ -185,25 +180,57 @@ impl Running {
         ring: &mut Ring,
         target: u64,
         now_ns: u64,
-        drips: bool,
+        goes_on: bool,
     ) -> anyhow::Result<()> {
         let late = target.saturating_sub(self.issued);
-        if late > 0 {
+        if self.settings.batch > 1 {
+            // Whole frames; what is left of one at the end of the time is sent as it is.
+            let frames = late / self.settings.batch as u64;
+            let rest = if goes_on { 0 } else { late % self.settings.batch as u64 };
+            for _ in 0..frames.min(OPEN_LOOP_WRITE_MAX as u64) {
+                self.renew_batch(lane, ring, self.settings.batch as u64, now_ns)?;
+            }
+            if rest > 0 && frames == 0 {
+                self.renew_batch(lane, ring, rest, now_ns)?;
+            }
+        } else if late > 0 {
             ring.end_idle();
             self.renew(lane, ring, late.min(OPEN_LOOP_WRITE_MAX as u64), now_ns)?;
         }
-        if let Some(drip) = self.settings.drip
-            && drips
-            && self.due(drip.per_second, now_ns) > self.dripped
-        {
-            let wire = self.dripped as usize % self.settings.links;
+        let elapsed_ns = (now_ns - self.began_ns).min(ns(self.settings.span));
+        self.in_flight += self.side.send(lane, ring, self.settings.links, elapsed_ns)?;
+        Ok(())
+    }
+
+    /// Sends one frame of `count` renewals on the next link that has room for it.
+    fn renew_batch(
+        &mut self,
+        lane: &mut Lane,
+        ring: &mut Ring,
+        count: u64,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
+        ring.end_idle();
+        for _ in 0..self.settings.links {
+            let wire = self.next_link;
             let link = &mut lane.links[wire];
-            let ttl_ms = self.random.random_range(drip.ttl_ms.0..=drip.ttl_ms.1);
-            let grant = Grant { ttl_ms, id: lane.stock.id_to_grant(link.shard), sequence: 0 };
-            link.machine.send(&Request::Grant(grant), DRIP | lane.clock.now_ns())?;
-            link.send(wire, ring);
-            self.dripped += 1;
+            self.next_link = (self.next_link + 1) % self.settings.links;
+            if link.machine.room() == 0 {
+                continue;
+            }
+            // The frame is meant for the moment at which its last lease is due.
+            let last = (self.issued + count) as f64;
+            let meant_ns = self.began_ns + (last * 1e9 / self.settings.per_second) as u64;
+            let ids = link.next_leases(lane.stock.to_renew(link.shard), count as usize);
+            if ids.is_empty() {
+                continue;
+            }
+            link.machine.send_renew_batch(ids.iter().map(|&id| LeaseId(id)), meant_ns)?;
+            self.send_lag.record(now_ns.saturating_sub(meant_ns));
+            self.issued += ids.len() as u64;
             self.in_flight += 1;
+            link.send(wire, ring);
+            return Ok(());
         }
         Ok(())
     }
@@ -216,7 +243,7 @@ impl Running {
             let wire = self.next_link;
             let link = &mut lane.links[wire];
             self.next_link = (self.next_link + 1) % self.settings.links;
-            let leases = &lane.stock.leases[link.shard as usize];
+            let leases = lane.stock.to_renew(link.shard);
             let room = u64::from(link.machine.room()).min(count);
             let mut sent = 0;
             while sent < room {
@@ -253,7 +280,7 @@ impl Running {
             let link = &mut lane.links[wire];
             link.take(arrival, ring);
             let now_ns = lane.clock.now_ns();
-            self.receive(link, now_ns)?;
+            self.receive(link, wire, now_ns)?;
             link.send(wire, ring);
             arrived_ns = Some(now_ns);
         }
@@ -261,7 +288,7 @@ impl Running {
     }
 
     #[inline]
-    fn receive(&mut self, link: &mut Link, now_ns: u64) -> anyhow::Result<()> {
+    fn receive(&mut self, link: &mut Link, wire: usize, now_ns: u64) -> anyhow::Result<()> {
         loop {
             while let Some((meant_ns, _)) = link.machine.poll_renewed() {
                 let ns = now_ns.saturating_sub(meant_ns);
@@ -288,19 +315,28 @@ impl Running {
                 }
                 Delivery::Reply { token, response } => {
                     self.in_flight -= 1;
-                    self.reply(token, &response)?;
+                    if token & SIDE != 0 {
+                        let ends = &mut self.settings.ends;
+                        self.side.reply(token, &response, wire, now_ns, ends)?;
+                    } else {
+                        self.reply(token, &response, now_ns)?;
+                    }
                 }
             }
         }
     }
 
     /// A reply that is not a plain Renewed.
-    fn reply(&mut self, token: u64, response: &Response<'_>) -> anyhow::Result<()> {
+    fn reply(&mut self, meant_ns: u64, response: &Response<'_>, now_ns: u64) -> anyhow::Result<()> {
+        let tally = if meant_ns < self.settings.split_ns { &mut self.before } else { &mut self.after };
         match response {
-            Response::Granted(granted) if token & DRIP != 0 => {
-                if let Ends::Trickle(trickle) = &mut self.settings.ends {
-                    trickle.granted(granted.id, token & !DRIP, granted.ttl_ms);
-                }
+            Response::RenewBatch(outcome) => {
+                let ns = now_ns.saturating_sub(meant_ns);
+                tally.latency.record(ns);
+                tally.frames += 1;
+                tally.operations += u64::from(outcome.count()) - outcome.failed_count() as u64;
+                outcome.failed().for_each(|failed| tally.refused(failed.refusal));
+                self.glance.record(ns, 1);
                 Ok(())
             }
             Response::Refused(refused) => {
@@ -319,6 +355,8 @@ impl Running {
         OpenTally {
             before: self.before,
             after: self.after,
+            grants: self.side.grants,
+            revokes: self.side.revokes,
             send_lag: self.send_lag,
             ends: self.settings.ends,
         }

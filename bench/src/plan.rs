@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{BenchArgs, CpuChoice, Ids, Phase};
 use crate::host;
 use crate::limits::{CONNECTIONS_MAX, DEPTH_MAX, DURATION_MAX, GRANTS_MAX, LEASES_MAX};
+use crate::order::Access;
 
 /// What a run does. Goes into the report as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,14 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Renewals per second beside storm and lateness.
     pub foreground_rate: f64,
+    /// Which leases are renewed.
+    pub(crate) access: Access,
+    /// Clients of the fleet.
+    pub clients: u64,
+    /// Its connections, where it has many.
+    pub fleet_connections: usize,
+    /// How often each of its leases is renewed.
+    pub fleet_period: Duration,
     /// Leases of the storm.
     pub expire_leases: u64,
     /// Threads of the load side.
@@ -111,6 +120,15 @@ impl Plan {
             grants_max: pick(GRANTS_MAX, 500_000),
             rate: args.rate,
             foreground_rate: args.foreground_rate.unwrap_or(100_000.0),
+            access: Access {
+                order: args.order,
+                exponent: args.zipf.unwrap_or(0.99),
+                remote: 0.0,
+                seed: args.seed,
+            },
+            clients: args.clients.unwrap_or(100_000),
+            fleet_connections: args.fleet_connections.unwrap_or(pick(10_000, 500) as usize),
+            fleet_period: args.fleet_period.unwrap_or(Duration::from_secs(10)),
             expire_leases: args.expire_leases.unwrap_or(pick(1_000_000, 100_000)),
             load_threads,
             pin_load: pin(args.pin_load, cpus, cpus - 1),
@@ -126,6 +144,11 @@ impl Plan {
         within("--leases", self.leases, 1, LEASES_MAX)?;
         within("--expire-leases", self.expire_leases, 1, LEASES_MAX)?;
         within("--connections", self.connections as u64, 1, CONNECTIONS_MAX as u64)?;
+        within("--fleet-connections", self.fleet_connections as u64, 1, CONNECTIONS_MAX as u64)?;
+        within("--clients", self.clients, 1, LEASES_MAX)?;
+        within("--fleet-period in ms", self.fleet_period.as_millis() as u64, 100, 3_600_000)?;
+        let zipf = self.access.exponent;
+        ensure!((0.0..=10.0).contains(&zipf), "--zipf must be from 0 to 10, not {zipf}");
         within("--depth", self.depth.into(), 1, DEPTH_MAX as u64)?;
         within("--batch-depth", self.batch_depth.into(), 1, DEPTH_MAX as u64)?;
         within("--batch", self.batch as u64, 1, tenure_protocol::limits::BATCH_IDS_MAX.into())?;

@@ -39,6 +39,8 @@ pub struct Report {
     pub lateness: Vec<LatenessRow>,
     /// Restarts of the server.
     pub restarts: Vec<RestartRow>,
+    /// What many connections cost.
+    pub connections: Option<ConnectionsRow>,
     /// Memory of the server.
     pub memory: Option<MemoryRow>,
     /// From SIGTERM to the exit of the server that was started, seconds.
@@ -124,6 +126,15 @@ pub struct RestartRow {
     pub errors: BTreeMap<String, u64>,
 }
 
+/// Memory of the server for connections.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ConnectionsRow {
+    /// How many were opened.
+    pub connections: u64,
+    /// Growth of its resident memory divided by them, after each had said something.
+    pub per_connection_bytes: f64,
+}
+
 /// Memory of the server.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct MemoryRow {
@@ -149,6 +160,7 @@ impl Report {
             rows: Vec::new(),
             lateness: Vec::new(),
             restarts: Vec::new(),
+            connections: None,
             memory: None,
             stop_s: None,
             elapsed_s: 0.0,

@@ -8,6 +8,7 @@ mod measure;
 mod phases;
 mod restart;
 mod storm;
+mod workloads;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use crate::args::BenchArgs;
 use crate::child::{ServerChild, ServerSettings};
 use crate::clock::Clock;
 use crate::control::Control;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::interrupt;
 use crate::lane::{Lane, LaneSettings};
 use crate::latency::Latency;
@@ -70,6 +71,8 @@ pub(crate) fn run(args: &BenchArgs, server_exe: PathBuf) -> anyhow::Result<Repor
 
 impl Run {
     fn start(args: &BenchArgs, plan: Plan, server_exe: PathBuf) -> anyhow::Result<Run> {
+        // Before the server starts, which inherits it: a fleet has many connections.
+        host::raise_open_files();
         let mut progress = Progress::new(args.no_progress);
         let mut report = Report::new(Host::observe(), plan.clone());
         progress.begin("start");

@@ -10,10 +10,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fake_server::{Fault, SHARDS};
-use tenure_bench::{BenchArgs, CpuChoice, Phase, Report};
+use tenure_bench::{BenchArgs, CpuChoice, Ids, Order, Phase, Report};
 
 fn bench(fault: Fault, phases: &[Phase]) -> Report {
-    let args = BenchArgs {
+    bench_with(fault, phases, |_| ())
+}
+
+fn bench_with(fault: Fault, phases: &[Phase], change: impl FnOnce(&mut BenchArgs)) -> Report {
+    let mut args = BenchArgs {
         endpoint: Some(fake_server::start(fault).to_string()),
         phases: phases.to_vec(),
         quick: true,
@@ -25,10 +29,14 @@ fn bench(fault: Fault, phases: &[Phase]) -> Report {
         rate: Some(2_000.0),
         foreground_rate: Some(1_000.0),
         expire_leases: Some(5_000),
+        clients: Some(100),
+        fleet_connections: Some(12),
+        fleet_period: Some(Duration::from_millis(500)),
         pin_load: Some(CpuChoice::None),
         no_progress: true,
         ..BenchArgs::default()
     };
+    change(&mut args);
     tenure_bench::measure(&args, PathBuf::new()).unwrap()
 }
 
@@ -77,6 +85,41 @@ fn a_server_that_keeps_the_contract_comes_out_clean() {
     assert_eq!((storm.ended, storm.lateness.unwrap().count), (5_000, 5_000));
     let idle = report.lateness.iter().find(|row| row.phase == "lateness: idle").unwrap();
     assert!(idle.ended > 100 && idle.errors.is_empty(), "{idle:?}");
+}
+
+#[test]
+fn workloads_come_out_clean_and_leave_no_lease_behind() {
+    let phases = [Phase::Fill, Phase::Mixed, Phase::Fleet, Phase::Churn, Phase::Cross, Phase::Revoke];
+    let report = bench(Fault::ServesEveryShard, &phases);
+    assert!(report.is_clean(), "{}", report.to_text());
+    let row = |phase: &str| report.rows.iter().find(|row| row.phase == phase).unwrap();
+    // 2,000 operations a second for 0.2 s: of them 5 % each are granted to expire, and to be revoked.
+    // Renewals go on until the last of them has expired.
+    assert!(row("mixed: renew").operations >= 340);
+    assert_eq!(row("mixed: grant").operations, 40);
+    let mixed = report.lateness.iter().find(|row| row.phase == "mixed").unwrap();
+    assert_eq!(mixed.ended, 20);
+    // 3,000 leases in 0.5 s.
+    assert_eq!((row("fleet: few").operations, row("fleet: many").operations), (1_200, 1_200));
+    assert!(row("fleet: many").load.contains("20 conns"), "{}", row("fleet: many").load);
+    assert!(row("churn").operations > 0);
+    let cross: Vec<&str> =
+        report.rows.iter().filter(|row| row.phase == "cross").map(|row| &*row.load).collect();
+    assert_eq!(cross.len(), 3);
+    assert!(cross[1].starts_with("50 % remote"), "{cross:?}");
+    // What churned was revoked, but for what the mixed load still held.
+    let still_held = 20 - row("mixed: revoke").operations;
+    assert!((1..20).contains(&still_held), "{still_held}");
+    assert_eq!(row("revoke").operations, 3_000 + still_held);
+}
+
+#[test]
+fn every_order_and_either_kind_of_ids_is_renewed() {
+    for (order, ids) in [(Order::Uniform, Ids::Chosen), (Order::Zipf, Ids::Assigned)] {
+        let phases = [Phase::Renew, Phase::RenewBatch, Phase::Revoke];
+        let report = bench_with(Fault::None, &phases, |args| (args.order, args.ids) = (order, ids));
+        assert!(report.is_clean(), "{order:?}: {}", report.to_text());
+    }
 }
 
 #[test]

@@ -74,6 +74,13 @@ pub(super) fn render(report: &Report) -> String {
         line(restart_line(restart));
         errors("restart", &restart.errors, &mut line);
     }
+    if let Some(found) = &report.connections {
+        line(format!(
+            "connections: {} a connection, with {} of them",
+            human::bytes(found.per_connection_bytes),
+            human::count(found.connections as f64)
+        ));
+    }
     if let Some(memory) = &report.memory {
         line(memory_line(memory));
     }

@@ -35,6 +35,10 @@ impl Run {
             Phase::Open => self.open(),
             Phase::Lateness => self.lateness(),
             Phase::Storm => self.storm(),
+            Phase::Mixed => self.mixed(),
+            Phase::Fleet => self.fleet(),
+            Phase::Churn => self.churn(),
+            Phase::Cross => self.cross(),
             Phase::Restart => self.restart(),
             Phase::Revoke => self.revoke(),
         }
@@ -85,6 +89,7 @@ impl Run {
         self.check_count("fill")?;
         let seed = plan.seed;
         self.lanes.iter_mut().for_each(|lane| lane.shuffle(seed));
+        self.prepare_order();
         Ok(())
     }
 
@@ -108,7 +113,7 @@ impl Run {
     }
 
     /// Every link of every lane, for the plan's time.
-    fn timed(&self, operation: Operation, depth: u32) -> ClosedLoop {
+    pub(super) fn timed(&self, operation: Operation, depth: u32) -> ClosedLoop {
         let span = self.plan.duration;
         ClosedLoop { operation, links: usize::MAX, depth, span, operations_max: u64::MAX }
     }
@@ -119,7 +124,12 @@ impl Run {
         Ok(())
     }
 
-    fn timed_row(&mut self, phase: &str, load: String, settings: ClosedLoop) -> anyhow::Result<()> {
+    pub(super) fn timed_row(
+        &mut self,
+        phase: &str,
+        load: String,
+        settings: ClosedLoop,
+    ) -> anyhow::Result<()> {
         self.warm_up(phase, settings)?;
         let (tally, usage) = self.closed_loop(phase, |_, _| settings)?;
         let row = row(phase, load, self.plan.load_threads, tally, Some(usage));
@@ -219,12 +229,13 @@ impl Run {
 pub(super) fn foreground(lane: &Lane, per_second: f64, span: Duration) -> OpenLoop {
     OpenLoop {
         per_second,
+        batch: 1,
         spins: true,
         links: lane.links.len(),
         span,
         split_ns: u64::MAX,
         ends: Ends::None,
         grace: Duration::ZERO,
-        drip: None,
+        side: Vec::new(),
     }
 }

@@ -23,7 +23,7 @@ use crate::human;
 use crate::lane::Keep;
 use crate::latency::Latency;
 use crate::limits::{FILL_BATCH, STORM_GRACE};
-use crate::open_loop::{self, Drip, OpenLoop, OpenTally};
+use crate::open_loop::{self, OpenLoop, OpenTally, SideLoad};
 use crate::report::{LatenessRow, Row};
 use crate::tally::Tally;
 
@@ -36,7 +36,7 @@ const CALM: Duration = Duration::from_millis(1_500);
 /// Leases granted per second to be late one by one.
 const DRIP_PER_SECOND: f64 = 1_000.0;
 /// Their TTLs: long enough that they are granted first, short enough that many fit into a phase.
-const DRIP_TTL_MS: (u64, u64) = (50, 550);
+pub(super) const DRIP_TTL_MS: (u64, u64) = (50, 550);
 
 impl Run {
     /// Grants a few leases to renew, unless there are some.
@@ -58,7 +58,7 @@ impl Run {
     }
 
     /// Opens a connection per shard on the first lane and subscribes there. How many links were there.
-    fn subscribe(&mut self) -> anyhow::Result<usize> {
+    pub(super) fn subscribe(&mut self) -> anyhow::Result<usize> {
         let links = self.lanes[0].links.len();
         for shard in 0..self.lane_settings.shard_count {
             let lane = &mut self.lanes[0];
@@ -69,7 +69,7 @@ impl Run {
         Ok(links)
     }
 
-    fn unsubscribe(&mut self, links: usize) {
+    pub(super) fn unsubscribe(&mut self, links: usize) {
         self.lanes[0].links.truncate(links);
     }
 
@@ -84,7 +84,13 @@ impl Run {
 
     fn trickle(&mut self, label: &str, rate: f64, links: usize) -> anyhow::Result<()> {
         let span = self.plan.duration.min(Duration::from_secs(4));
-        let (threads, seed) = (self.plan.load_threads, self.plan.seed);
+        let threads = self.plan.load_threads;
+        let drip = SideLoad {
+            per_second: DRIP_PER_SECOND,
+            ttl_ms: DRIP_TTL_MS,
+            seed: self.plan.seed,
+            revokes: false,
+        };
         let (tallies, usage) = self.on_lanes(label, |lane, board| {
             let first = lane.index == 0;
             let settings = OpenLoop {
@@ -92,34 +98,18 @@ impl Run {
                 ends: if first { Ends::Trickle(Trickle::new()) } else { Ends::None },
                 spins: false,
                 grace: Duration::from_secs(5),
-                drip: first.then_some(Drip { per_second: DRIP_PER_SECOND, ttl_ms: DRIP_TTL_MS, seed }),
+                side: if first { vec![drip] } else { Vec::new() },
                 ..foreground(lane, rate / threads as f64, span)
             };
             open_loop::run(lane, settings, board)
         })?;
         let found = Found::new(tallies);
-        let Ends::Trickle(mut trickle) = found.ends else { return Ok(()) };
-        let mut wrong = found.after.refusals.clone();
-        let missing = trickle.due_ns.len() as u64;
-        count_wrong(
-            &mut wrong,
-            &[
-                ("early (S2)", trickle.early),
-                ("never ended", missing),
-                ("of unknown leases", trickle.unknown),
-            ],
-        );
-        let lateness = LatenessRow {
-            phase: label.to_owned(),
-            what: format!("{} at {}/s", trickle.ended, human::count(DRIP_PER_SECOND)),
-            ended: trickle.ended,
-            lateness: trickle.lateness.quantiles(),
-            span_s: usage.wall.as_secs_f64(),
-            per_second: trickle.ended as f64 / usage.wall.as_secs_f64(),
-            server_ms_max: self.control.info()?.lateness_ms_max,
-            errors: wrong.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
-        };
-        self.report.lateness.push(lateness);
+        let Ends::Trickle(trickle) = found.ends else { return Ok(()) };
+        let what = format!("{} at {}/s", trickle.ended, human::count(DRIP_PER_SECOND));
+        let server_ms_max = self.control.info()?.lateness_ms_max;
+        let mut others = found.after;
+        found.grants.refusals.iter().for_each(|(what, count)| others.failed(what, *count));
+        self.report.lateness.push(trickle_row(label, what, trickle, &others, usage.wall, server_ms_max));
         if rate > 0.0 {
             let load = format!("{}/s", human::count(rate));
             let row = row(label, load, threads, found.before, Some(usage));
@@ -247,26 +237,63 @@ impl Run {
 }
 
 /// What all lanes found.
-struct Found {
-    before: Tally,
-    after: Tally,
-    send_lag: Latency,
-    ends: Ends,
+pub(super) struct Found {
+    pub(super) before: Tally,
+    pub(super) after: Tally,
+    pub(super) grants: Tally,
+    pub(super) revokes: Tally,
+    pub(super) send_lag: Latency,
+    pub(super) ends: Ends,
 }
 
 impl Found {
-    fn new(lanes: Vec<OpenTally>) -> Found {
-        let mut found =
-            Found { before: Tally::new(), after: Tally::new(), send_lag: Latency::new(), ends: Ends::None };
+    pub(super) fn new(lanes: Vec<OpenTally>) -> Found {
+        let mut found = Found {
+            before: Tally::new(),
+            after: Tally::new(),
+            grants: Tally::new(),
+            revokes: Tally::new(),
+            send_lag: Latency::new(),
+            ends: Ends::None,
+        };
         for lane in lanes {
             found.before.merge(lane.before);
             found.after.merge(lane.after);
+            found.grants.merge(lane.grants);
+            found.revokes.merge(lane.revokes);
             found.send_lag.merge(lane.send_lag);
             if !matches!(lane.ends, Ends::None | Ends::Elsewhere) {
                 found.ends = lane.ends;
             }
         }
         found
+    }
+}
+
+/// The row of leases that ended one by one; `others` has what was refused meanwhile.
+pub(super) fn trickle_row(
+    phase: &str,
+    what: String,
+    mut trickle: Trickle,
+    others: &Tally,
+    wall: Duration,
+    server_ms_max: Option<u64>,
+) -> LatenessRow {
+    let mut wrong = others.refusals.clone();
+    let missing = trickle.due_ns.len() as u64;
+    count_wrong(
+        &mut wrong,
+        &[("early (S2)", trickle.early), ("never ended", missing), ("of unknown leases", trickle.unknown)],
+    );
+    LatenessRow {
+        phase: phase.to_owned(),
+        what,
+        ended: trickle.ended,
+        lateness: trickle.lateness.quantiles(),
+        span_s: wall.as_secs_f64(),
+        per_second: trickle.ended as f64 / wall.as_secs_f64(),
+        server_ms_max,
+        errors: wrong.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     EndsAnother,
     /// S8, and allowed: every third batch is refused as a whole, and the first lease of the others.
     IsBusy,
+    /// No fault: leases of other shards are renewed, too, as a server does by asking the other core.
+    ServesEveryShard,
     /// The connection is closed after some thousand renewals.
     HangsUp,
 }
@@ -46,6 +48,8 @@ struct Shared {
     leases: HashMap<u64, Lease>,
     next_id: u64,
     renewed: u64,
+    /// Renewals of leases of another shard than the connection's.
+    remote: u64,
     batches: u64,
 }
 
@@ -53,7 +57,7 @@ struct Shared {
 pub(crate) fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let shared = Shared { fault, leases: HashMap::new(), next_id: 0, renewed: 0, batches: 0 };
+    let shared = Shared { fault, leases: HashMap::new(), next_id: 0, renewed: 0, remote: 0, batches: 0 };
     let shared = Arc::new(Mutex::new(shared));
     std::thread::spawn(move || {
         for socket in listener.incoming() {
@@ -118,14 +122,14 @@ impl Session {
             }
             Request::Info => info(&shared, out, id),
             Request::Grant(grant) => {
-                reply::granted(out, id, &shared.grant(self.shard, grant.ttl_ms));
+                reply::granted(out, id, &shared.grant(self.shard, grant.id, grant.ttl_ms));
             }
             Request::GrantBatch(batch) => {
                 let entries = batch.iter().enumerate();
                 let granted: Vec<_> = entries
                     .map(|(place, entry)| match busy && place == 0 && batch.len() > 1 {
                         true => Err(Refusal::Busy),
-                        false => Ok(shared.grant(self.shard, entry.ttl_ms)),
+                        false => Ok(shared.grant(self.shard, entry.id, entry.ttl_ms)),
                     })
                     .collect();
                 reply::grant_batch(out, id, granted.into_iter());
@@ -139,6 +143,10 @@ impl Session {
                     shared.each(ids.iter(), |shared, lease| shared.renew(self.shard, lease).map(drop));
                 reply::renew_batch(out, id, ids.len() as u32, failed.into_iter());
             }
+            Request::Revoke { id: lease } => match shared.leases.remove(&lease.0) {
+                Some(_) => reply::revoked(out, id, Token(lease.0), 0),
+                None => reply::refused(out, id, Refusal::NotFound, 0, ""),
+            },
             Request::RevokeBatch(ids) => {
                 let first = ids.iter().next();
                 let failed = shared.each(ids.iter(), |shared, lease| {
@@ -195,21 +203,24 @@ impl Session {
 }
 
 impl Shared {
-    fn grant(&mut self, shard: u16, ttl_ms: u64) -> Granted {
-        loop {
+    fn grant(&mut self, shard: u16, chosen: LeaseId, ttl_ms: u64) -> Granted {
+        let mut id = chosen;
+        while id == LeaseId::NONE {
             self.next_id += 1;
             if shard_of(LeaseId(self.next_id), SHARDS) == shard {
-                break;
+                id = LeaseId(self.next_id);
             }
         }
         let deadline = Instant::now() + Duration::from_millis(ttl_ms + 1);
-        self.leases.insert(self.next_id, Lease { deadline, ttl_ms });
-        let (id, token) = (LeaseId(self.next_id), Token(self.next_id));
-        Granted { id, token, ttl_ms, remaining_ms: ttl_ms, raised: false, repeated: false }
+        let before = self.leases.insert(id.0, Lease { deadline, ttl_ms });
+        assert!(before.is_none(), "the load chooses every ID once");
+        Granted { id, token: Token(id.0), ttl_ms, remaining_ms: ttl_ms, raised: false, repeated: false }
     }
 
     fn renew(&mut self, shard: u16, id: LeaseId) -> Result<u64, Refusal> {
-        assert_eq!(shard_of(id, SHARDS), shard, "S1: renewals are routed to the shard of the ID");
+        let placed = shard_of(id, SHARDS) == shard;
+        assert!(placed || self.fault == Fault::ServesEveryShard, "S1: renewals go to the shard of the ID");
+        self.remote += u64::from(!placed);
         self.renewed += 1;
         if self.fault == Fault::ForgetsLeases && self.renewed.is_multiple_of(100) {
             return Err(Refusal::NotFound);
