@@ -1,5 +1,7 @@
 //! What all suites share: how many leases, for how long, and on which pages.
 
+#![allow(dead_code, reason = "a suite without a table has no sizes and needs no huge pages")]
+
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! After a suite: its rows as Markdown, in ns per operation and as ratios to the first row (Tenure), read from what
+//! After a suite: its rows as Markdown, in ns per operation and as ratios to the row called tenure, read from what
 //! criterion has just written.
 
 use std::collections::BTreeMap;
@@ -55,13 +55,21 @@ fn print_group(group: &str, rows: &[&Row]) {
         print!("| {name} |");
         for &size in &sizes {
             match (at.get(&(name, size)), at.get(&("tenure", size))) {
-                (Some(ns), Some(tenure)) if name != "tenure" => print!(" {ns:.1} ({:.2}×) |", ns / tenure),
-                (Some(ns), _) => print!(" {ns:.1} |"),
+                (Some(ns), Some(tenure)) if name != "tenure" => {
+                    print!(" {} ({:.2}×) |", figure(*ns), ns / tenure);
+                }
+                (Some(ns), _) => print!(" {} |", figure(*ns)),
                 (None, _) => print!(" |"),
             }
         }
         println!();
     }
+}
+
+/// Three digits or so.
+fn figure(ns: f64) -> String {
+    let decimals = if ns < 10.0 { 2 } else { usize::from(ns < 100.0) };
+    format!("{ns:.decimals$}")
 }
 
 fn collect(directory: &Path, began: SystemTime, rows: &mut Vec<Row>) {

@@ -1,16 +1,24 @@
 //! The log without the disk: records into a buffer, a batch sealed behind its header and CRC-32C, and
 //! records read back.
 //!
-//! - seal: copy, pad, header, checksum, and the writer's own bookkeeping, for batches as small as one
-//!   block and as large as a group commit becomes. The segment is a sparse file that nothing is
+//! - seal: copy, pad, header, checksum, and the writer's own bookkeeping, for batches of one record, which
+//!   is what a log without group commit pays, up to what a group commit becomes. The segment is a sparse file that nothing is
 //!   written to.
 //! - records: a shard's grants and mass expiry into the buffer, and the decoder over them.
 
+#[path = "../support/cpu_time.rs"]
+mod cpu_time;
+#[path = "../support/setting.rs"]
+mod setting;
+#[path = "../support/summary.rs"]
+mod summary;
+
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use cpu_time::CpuTime;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use tenure::log::limits::BATCH_BYTES_MAX;
 use tenure::log::{LogWriter, SegmentFile, SyncMode, Tail, WriterConfig};
 use tenure_core::{Grant, Position, RecordBuffer, RecordIter, Shard, ShardConfig, ShardIndex, Time};
@@ -35,15 +43,23 @@ fn grant_all(shard: &mut Shard, log: &mut RecordBuffer) {
     }
 }
 
-fn seal(criterion: &mut Criterion) {
+fn seal(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("seal");
-    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("00000000000000000000.log");
     std::fs::File::create(&path).and_then(|file| file.set_len(SEGMENT_BYTES)).expect("a sparse file");
     let segment = Arc::new(SegmentFile::open(&path, 0, SyncMode::Later).expect("a segment"));
     let (_, log) = granted();
-    for bytes in [1_024, 16 << 10, GRANTS * GRANT_BYTES] {
+    let (all, mut copy) = (log.bytes(), Vec::with_capacity(GRANTS * GRANT_BYTES));
+    group.throughput(Throughput::Elements(GRANTS as u64));
+    group.bench_function(BenchmarkId::new("floor: copied", GRANTS), |bencher| {
+        bencher.iter(|| {
+            copy.clear();
+            copy.extend_from_slice(black_box(all));
+            black_box(&copy);
+        });
+    });
+    for bytes in [GRANT_BYTES, 1_024, 16 << 10, GRANTS * GRANT_BYTES] {
         let config = WriterConfig {
             log_id: 1,
             shard: 0,
@@ -56,7 +72,7 @@ fn seal(criterion: &mut Criterion) {
         let mut writer = LogWriter::new(config, Tail::empty(0), Some(Arc::clone(&segment)));
         let records = &log.bytes()[..bytes];
         group.throughput(Throughput::Elements((bytes / GRANT_BYTES) as u64));
-        group.bench_function(format!("{} records", bytes / GRANT_BYTES), |bencher| {
+        group.bench_function(BenchmarkId::new("tenure", bytes / GRANT_BYTES), |bencher| {
             bencher.iter(|| {
                 writer.seal(black_box(records), (bytes / GRANT_BYTES) as u32, Time(0));
                 let write = writer.next_write().expect("nothing is in flight");
@@ -68,9 +84,8 @@ fn seal(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn records(criterion: &mut Criterion) {
+fn records(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("records");
-    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
     group.throughput(Throughput::Elements(GRANTS as u64));
     let fresh = || {
         let mut log = RecordBuffer::new(Position(64), Time(0));
@@ -105,5 +120,10 @@ fn records(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, seal, records);
-criterion_main!(benches);
+fn main() {
+    let (began, mut criterion) = (SystemTime::now(), setting::criterion(CpuTime));
+    seal(&mut criterion);
+    records(&mut criterion);
+    criterion.final_summary();
+    summary::print(began);
+}
