@@ -327,12 +327,12 @@ impl Run<'_> {
     }
 }
 
-/// IDs of markers have these top bits; no worker's have.
+/// IDs of markers have these top 32 bits; no worker's have, and one the server chooses has them once in 4 billion.
 const MARKER_BITS: u64 = 0x5E47 << 48;
 
 /// Whether a lease is a marker of a run and not a worker's.
 pub(super) fn is_marker(id: LeaseId) -> bool {
-    id.0 >> 48 == MARKER_BITS >> 48
+    id.0 >> 32 == MARKER_BITS >> 32
 }
 
 fn revoke_all(worker: &mut Worker, address: SocketAddr) -> Verdict {
