@@ -89,6 +89,7 @@ impl DataDir {
     /// Files could not be written.
     pub fn create(&mut self, generation_bases: &[u64]) -> Result<&Manifest, LogError> {
         assert!(self.manifest.is_none(), "a directory is created once");
+        self.sync_way_here()?;
         let shards = self.new_shards(generation_bases, 0, "")?;
         self.replace(Manifest::new(self.disk.random(), shards))
     }
@@ -180,6 +181,23 @@ impl DataDir {
         }
         self.disk.sync_dir(&self.path).map_err(LogError::io("sync", &self.path))?;
         Ok(shards)
+    }
+
+    /// The directory may have been made a moment ago, and those above it: what is acknowledged in it must not go
+    /// with their names (S3). Directories that this user may not open were made by somebody else.
+    fn sync_way_here(&self) -> Result<(), LogError> {
+        let above = self
+            .path
+            .ancestors()
+            .skip(1)
+            .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+        for dir in above.take(self.path.components().count()) {
+            match self.disk.sync_dir(dir) {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+                outcome => outcome.map_err(LogError::io("sync", dir))?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes shard folders of a re-sharding that did not finish, or of the layout before it.
