@@ -204,8 +204,11 @@ impl Chain {
             Err(flaw) if flaw.is_foreign() => return Err(self.foreign(place, flaw)),
             Err(flaw) => return Ok(Err(flaw)),
         };
+        // What a start found torn at its tail stays cut off, even if a write since has made it whole again by
+        // putting the same bytes where they were missing.
+        let cut_off = header.position >= self.log.floor && header.epoch < self.log.epoch;
         let stale = header.records_end() > self.fresh.0 && header.epoch < self.fresh.1;
-        if header.epoch < self.epoch || stale {
+        if header.epoch < self.epoch || stale || cut_off {
             return Ok(Err(BatchFlaw::OldEpoch(header.epoch)));
         }
         if self.previous.is_some_and(|previous| previous != header.previous) {

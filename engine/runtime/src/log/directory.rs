@@ -42,6 +42,8 @@ pub struct ShardLog {
     pub start: u64,
     /// The log is known complete up to here.
     pub floor: u64,
+    /// Batches at or behind `floor` are of this epoch or a later one.
+    pub epoch: u32,
 }
 
 impl DataDir {
@@ -241,6 +243,7 @@ impl Manifest {
             shard,
             start: listed.start,
             floor: listed.tail,
+            epoch: self.epoch,
         }
     }
 

@@ -75,6 +75,7 @@ impl Rig {
             shard: 3,
             start: 0,
             floor: 0,
+            epoch: 0,
         };
         Rig { dir, log, epoch: 0 }
     }
@@ -95,6 +96,7 @@ impl Rig {
         let (seen, recovered) = self.recover().expect("a sound log");
         self.epoch += 1;
         self.log.floor = recovered.tail.place;
+        self.log.epoch = self.epoch;
         let depot = Depot::open(&self.log.dir, SEGMENT, SyncMode::EachWrite).unwrap();
         let place = recovered.tail.place;
         let current =

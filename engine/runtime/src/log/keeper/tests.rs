@@ -10,7 +10,15 @@ const MIB: u64 = 1 << 20;
 const CONFIG: KeeperConfig = KeeperConfig { segment_bytes: MIB, retain_bytes: 0, sync: SyncMode::EachWrite };
 
 fn log(dir: &tempfile::TempDir) -> ShardLog {
-    ShardLog { disk: DiskPort::System, dir: dir.path().to_owned(), log_id: 5, shard: 0, start: 0, floor: 0 }
+    ShardLog {
+        disk: DiskPort::System,
+        dir: dir.path().to_owned(),
+        log_id: 5,
+        shard: 0,
+        start: 0,
+        floor: 0,
+        epoch: 0,
+    }
 }
 
 fn started(
