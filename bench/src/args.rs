@@ -107,6 +107,9 @@ pub struct BenchArgs {
     /// Append the report to this file, as one line of JSON
     #[arg(long, value_name = "FILE")]
     pub json_out: Option<PathBuf>,
+    /// Write a page with tables and charts to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// No progress on standard error
     #[arg(long)]
     pub no_progress: bool,

@@ -129,7 +129,9 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
             let link = &mut links[wire];
             link.take(arrival, &mut ring);
             now_ns = clock.now_ns();
+            let before = running.tally.operations;
             let done = running.receive(link, now_ns)?;
+            running.tally.timeline.add(now_ns, running.tally.operations - before, 0);
             if now_ns < until_ns && !board.should_stop() {
                 running.send(link, done, now_ns)?;
             }

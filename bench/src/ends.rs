@@ -14,6 +14,7 @@ use tenure_protocol::{Cause, Ended, LeaseId};
 use crate::lane::fingerprint;
 use crate::latency::Latency;
 use crate::progress::Board;
+use crate::timeline::Timeline;
 
 /// What the events of a phase are held against.
 pub(crate) enum Ends {
@@ -38,6 +39,8 @@ pub(crate) struct Storm {
     pub(crate) early: u64,
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
+    /// Leases that ended over time.
+    pub(crate) timeline: Timeline,
     pub(crate) lateness: Latency,
 }
 
@@ -87,6 +90,7 @@ impl Storm {
             early: 0,
             first_ns: 0,
             last_ns: 0,
+            timeline: Timeline::default(),
             lateness: Latency::new(),
         }
     }
@@ -101,6 +105,7 @@ impl Storm {
             self.first_ns = now_ns;
         }
         self.last_ns = now_ns;
+        self.timeline.add(now_ns, count, 0);
         self.ended += count;
         self.sum = ended.iter().fold(self.sum, |sum, lease| sum.wrapping_add(fingerprint(lease.id)));
         self.lateness.record_n(now_ns.saturating_sub(self.deadline_ns), count);

@@ -30,6 +30,8 @@ use crate::latency::Quantiles;
 use crate::report::{Line, Report};
 use crate::{EXIT_FAILED, EXIT_INTERRUPTED};
 
+pub(crate) use table::{bound as goal_bound, text as goal_text, verdict as goal_verdict};
+
 pub use rows::{Bound, Figure, GoalRow, Unit};
 
 /// Arguments of `tenure bench goals`.
@@ -41,6 +43,9 @@ pub struct GoalsArgs {
     /// Append the result to this file, as one line of JSON
     #[arg(long, value_name = "FILE")]
     pub json_out: Option<PathBuf>,
+    /// Write a page with tables and charts to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Small counts, to see that everything works: about a minute. Its figures say nothing
     #[arg(long)]
     pub quick: bool,
@@ -124,8 +129,13 @@ impl Goals {
     /// Nothing failed and nothing broke the contract; goals may be missed.
     #[must_use]
     pub fn is_clean(&self) -> bool {
+        self.failures.is_empty() && !self.interrupted && self.reports().all(Report::is_clean)
+    }
+
+    /// The runs of servers.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = &Report> {
         let runs = [&self.million, &self.ten_million, &self.ten_million_chosen, &self.live];
-        self.failures.is_empty() && !self.interrupted && runs.into_iter().flatten().all(Report::is_clean)
+        runs.into_iter().flatten()
     }
 
     /// The table for people.
@@ -155,6 +165,9 @@ pub(crate) fn run(args: &GoalsArgs, server_exe: PathBuf) -> anyhow::Result<ExitC
     }
     if let Some(path) = &args.json_out {
         line.append_to(path)?;
+    }
+    if let Some(path) = &args.html {
+        crate::report::write_html(path, &[line])?;
     }
     Ok(code)
 }

@@ -102,6 +102,37 @@ impl Latency {
     }
 }
 
+/// Quantiles of a curve: dense where it is interesting, at the end.
+const CURVE: [f64; 22] = [
+    0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995,
+    0.9999, 0.99995, 0.99999, 1.0,
+];
+
+impl Latency {
+    /// Quantile and value, ns, from the fastest to the slowest; no finer than there are values.
+    pub(crate) fn curve(&mut self) -> Vec<(f64, u64)> {
+        self.settle();
+        let count = self.histogram.len() as f64;
+        let known = CURVE.iter().filter(|&&q| q == 1.0 || (1.0 - q) * count >= 1.0);
+        known.map(|&q| (q, self.histogram.value_at_quantile(q))).collect()
+    }
+
+    /// How many values there are up to each bound, ns: four bounds for each power of two.
+    pub(crate) fn buckets(&mut self) -> Vec<(u64, u64)> {
+        self.settle();
+        let mut buckets: Vec<(u64, u64)> = Vec::new();
+        for step in self.histogram.iter_recorded() {
+            let steps = ((step.value_iterated_to().max(1) as f64).log2() * 4.0).floor() + 1.0;
+            let bound_ns = (steps / 4.0).exp2() as u64;
+            match buckets.last_mut() {
+                Some((last_ns, count)) if *last_ns == bound_ns => *count += step.count_at_value(),
+                _ => buckets.push((bound_ns, step.count_at_value())),
+            }
+        }
+        buckets
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +149,20 @@ mod tests {
         assert_eq!(quantiles.count, 6);
         assert!(quantiles.p50_ns.abs_diff(5_000) <= 64, "{quantiles:?}");
         assert!(quantiles.max_ns.abs_diff(HIGHEST_NS) < HIGHEST_NS / 500, "saturates: {quantiles:?}");
+    }
+
+    #[test]
+    fn a_curve_rises_to_the_slowest_and_buckets_have_every_value_once() {
+        let mut latency = Latency::new();
+        (1..=1_000u64).for_each(|n| latency.record(n * 10_000));
+        let curve = latency.curve();
+        assert!(curve.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{curve:?}");
+        assert!(curve.iter().all(|(q, _)| *q <= 0.999 || *q == 1.0), "no finer than there are values");
+        assert!(curve.last().unwrap().1.abs_diff(10_000_000) < 20_000);
+        let buckets = latency.buckets();
+        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 1_000);
+        assert!(buckets.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(Latency::new().buckets().is_empty());
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod report;
 mod ring;
 mod run;
 mod tally;
+mod timeline;
 mod usage;
 
 use std::path::PathBuf;
@@ -55,7 +56,10 @@ pub use host::Host;
 pub use in_process::InProcess;
 pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
-pub use report::{ConnectionsRow, LatenessRow, Line, MemoryRow, Report, RestartRow, Row, SCHEMA};
+pub use report::{
+    ConnectionsRow, LatenessRow, Line, MemoryRow, Report, ReportArgs, RestartRow, Row, SCHEMA, StormSeries,
+};
+pub use timeline::Series;
 
 /// What every comparison measures with, so that all figures of the project come from the same instruments:
 /// the load's ring, its histogram, CPU time and memory of a process. For `bench/compare`; no stable face.
@@ -98,6 +102,9 @@ pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.json_out {
         line.append_to(path)?;
     }
+    if let Some(path) = &args.html {
+        report::write_html(path, &[line])?;
+    }
     Ok(code)
 }
 
@@ -109,6 +116,12 @@ pub enum Command {
         after_help = "Exit code 0 when everything could be measured, whether or not the goals are met."
     )]
     Goals(GoalsArgs),
+    /// Compare runs: a table, a page with charts, or Markdown
+    #[command(after_help = "Examples:
+  tenure bench --json-out runs.jsonl
+  tenure bench report runs.jsonl --html runs.html
+  tenure bench report --markdown runs.jsonl > docs/benchmarks.md")]
+    Report(ReportArgs),
 }
 
 impl Command {
@@ -119,6 +132,7 @@ impl Command {
     pub fn run(self, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
         match self {
             Command::Goals(args) => goals::run(&args, server_exe),
+            Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         }
     }
 }

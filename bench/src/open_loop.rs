@@ -26,6 +26,7 @@ use crate::link::Link;
 use crate::progress::{Board, Glance};
 use crate::ring::Ring;
 use crate::tally::Tally;
+use crate::timeline::Timeline;
 
 mod side;
 
@@ -95,6 +96,9 @@ struct Running {
     after: Tally,
     send_lag: Latency,
     glance: Glance,
+    timeline: Timeline,
+    /// Of the replies of one arrival.
+    slowest_ns: u64,
 }
 
 /// Runs the loop: `span`, then until every reply and every expected event has come.
@@ -139,8 +143,7 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
             continue;
         };
         heard_ns = arrived_ns;
-        let operations = running.before.operations + running.after.operations;
-        running.glance.publish(&board.notices[lane.index], operations, heard_ns);
+        running.glance.publish(&board.notices[lane.index], running.operations(), heard_ns);
     }
     if !matches!(running.settings.ends, Ends::Elsewhere) {
         board.events_complete.store(true, Ordering::Relaxed);
@@ -165,7 +168,13 @@ impl Running {
             after: Tally::new(),
             send_lag: Latency::new(),
             glance: Glance::new(),
+            timeline: Timeline::default(),
+            slowest_ns: 0,
         }
+    }
+
+    fn operations(&self) -> u64 {
+        self.before.operations + self.after.operations
     }
 
     /// How many of a stream of `per_second` should have been sent by now.
@@ -280,7 +289,10 @@ impl Running {
             let link = &mut lane.links[wire];
             link.take(arrival, ring);
             let now_ns = lane.clock.now_ns();
+            let before = self.operations();
+            self.slowest_ns = 0;
             self.receive(link, wire, now_ns)?;
+            self.timeline.add(now_ns, self.operations() - before, self.slowest_ns);
             link.send(wire, ring);
             arrived_ns = Some(now_ns);
         }
@@ -297,6 +309,7 @@ impl Running {
                 tally.latency.record(ns);
                 tally.operations += 1;
                 tally.frames += 1;
+                self.slowest_ns = self.slowest_ns.max(ns);
                 self.in_flight -= 1;
                 self.glance.record(ns, 1);
             }
@@ -333,6 +346,7 @@ impl Running {
             Response::RenewBatch(outcome) => {
                 let ns = now_ns.saturating_sub(meant_ns);
                 tally.latency.record(ns);
+                self.slowest_ns = self.slowest_ns.max(ns);
                 tally.frames += 1;
                 tally.operations += u64::from(outcome.count()) - outcome.failed_count() as u64;
                 outcome.failed().for_each(|failed| tally.refused(failed.refusal));
@@ -352,6 +366,8 @@ impl Running {
         self.before.elapsed_ns = split_ns - self.began_ns;
         self.after.elapsed_ns = ended_ns - split_ns;
         self.before.busy_ns = busy_ns;
+        // Of both, because a split is a moment on it.
+        self.before.timeline = self.timeline;
         OpenTally {
             before: self.before,
             after: self.after,

@@ -3,11 +3,18 @@
 //! Honest first: what failed is in the rows, by reason and count, and [`Report::is_clean`] decides the
 //! exit code. A figure that could not be had is absent, never zero.
 
+mod chart;
+mod compare;
+mod html;
 mod line;
+mod markdown;
 mod table;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use anyhow::Context;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +22,7 @@ use crate::control::ServerInfo;
 use crate::host::Host;
 use crate::latency::Quantiles;
 use crate::plan::Plan;
+use crate::timeline::Series;
 
 pub use line::Line;
 pub(crate) use table::aligned;
@@ -37,6 +45,9 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Expiries, from the event stream.
     pub lateness: Vec<LatenessRow>,
+    /// The storm over time.
+    #[serde(default)]
+    pub storm: Option<StormSeries>,
     /// Restarts of the server.
     pub restarts: Vec<RestartRow>,
     /// What many connections cost.
@@ -84,6 +95,12 @@ pub struct Row {
     pub retries: u64,
     /// What the server refused, or what went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
+    /// Latency by quantile: quantile and ns.
+    #[serde(default)]
+    pub curve: Vec<(f64, u64)>,
+    /// Operations over time.
+    #[serde(default)]
+    pub series: Option<Series>,
 }
 
 /// How late leases ended.
@@ -105,6 +122,18 @@ pub struct LatenessRow {
     pub server_ms_max: Option<u64>,
     /// What went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
+    /// How many were late by up to so many ns, and no less than the bound before.
+    #[serde(default)]
+    pub histogram: Vec<(u64, u64)>,
+}
+
+/// A storm over time, in ms after its deadline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StormSeries {
+    /// Leases that ended.
+    pub ended: Series,
+    /// Renewals beside them.
+    pub renewals: Series,
 }
 
 /// The server was killed and started again.
@@ -150,6 +179,42 @@ pub struct MemoryRow {
     pub peak_bytes: Option<u64>,
 }
 
+/// Arguments of `tenure bench report`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ReportArgs {
+    /// Files that --json-out has written
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write a page with tables and charts to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print Markdown in place of the comparison: this is how docs/benchmarks.md is made
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Reads runs, compares them, draws them.
+///
+/// # Errors
+/// When a file cannot be read or written, or has nothing in it.
+pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
+    let lines: Vec<Vec<Line>> =
+        args.files.iter().map(|path| Line::read_from(path)).collect::<anyhow::Result<_>>()?;
+    let lines: Vec<Line> = lines.into_iter().flatten().collect();
+    anyhow::ensure!(lines.iter().any(|line| line.host().is_some()), "there is no run in these files");
+    match (&args.html, args.markdown) {
+        (_, true) => print!("{}", markdown::render(&lines)),
+        (None, false) => print!("{}", compare::render(&lines)),
+        (Some(_), false) => {}
+    }
+    args.html.as_ref().map_or(Ok(()), |path| write_html(path, &lines))
+}
+
+/// Writes the page of these lines.
+pub(crate) fn write_html(path: &Path, lines: &[Line]) -> anyhow::Result<()> {
+    std::fs::write(path, html::render(lines)).with_context(|| format!("cannot write {}", path.display()))
+}
+
 impl Report {
     pub(crate) fn new(host: Host, plan: Plan) -> Report {
         Report {
@@ -159,6 +224,7 @@ impl Report {
             server: ServerInfo::default(),
             rows: Vec::new(),
             lateness: Vec::new(),
+            storm: None,
             restarts: Vec::new(),
             connections: None,
             memory: None,
@@ -232,6 +298,13 @@ pub(crate) mod tests {
             send_lag: None,
             retries: 0,
             errors: BTreeMap::new(),
+            curve: vec![(0.5, 330_000), (0.99, 600_000), (1.0, 4_000_000)],
+            series: Some(Series {
+                slice_ms: 1_000.0,
+                start_ms: 0.0,
+                operations: vec![6_000_000; 5],
+                slowest_ns: Vec::new(),
+            }),
         });
         report
     }

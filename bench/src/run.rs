@@ -149,6 +149,8 @@ impl Run {
             send_lag: None,
             retries: 0,
             errors: Default::default(),
+            curve: latency.curve(),
+            series: None,
         };
         // Fewer than some hundred connections take less than a tick of the kernel's accounting.
         if row.operations >= 1_000 {

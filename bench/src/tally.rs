@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tenure_protocol::Refusal;
 
 use crate::latency::Latency;
+use crate::timeline::Timeline;
 
 pub(crate) struct Tally {
     /// Leases granted, renewed or revoked, as the server answered.
@@ -17,6 +18,8 @@ pub(crate) struct Tally {
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     /// Leases asked for again, because the server was too busy.
     pub(crate) retries: u64,
+    /// Operations over time.
+    pub(crate) timeline: Timeline,
     /// From the first sending to the last reply.
     pub(crate) elapsed_ns: u64,
     /// CPU time that the load thread used while it had something to do.
@@ -31,6 +34,7 @@ impl Tally {
             latency: Latency::new(),
             refusals: BTreeMap::new(),
             retries: 0,
+            timeline: Timeline::default(),
             elapsed_ns: 0,
             busy_ns: 0,
         }
@@ -57,6 +61,7 @@ impl Tally {
         for (what, count) in other.refusals {
             *self.refusals.entry(what).or_default() += count;
         }
+        self.timeline.merge(&other.timeline);
         self.retries += other.retries;
         self.elapsed_ns = self.elapsed_ns.max(other.elapsed_ns);
         self.busy_ns += other.busy_ns;

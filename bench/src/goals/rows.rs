@@ -315,6 +315,7 @@ mod tests {
             per_second: 1.0,
             server_ms_max: None,
             errors: Default::default(),
+            histogram: Vec::new(),
         };
         report.lateness = late.iter().map(late_row).collect();
         let restart = crate::report::RestartRow {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Report, SCHEMA};
 use crate::goals::Goals;
+use crate::host::Host;
 
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,9 +21,30 @@ pub enum Line {
     Run(Box<Report>),
     /// A run of `tenure bench goals`.
     Goals(Box<Goals>),
+    /// Something that another program wrote.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Line {
+    /// Where it was measured.
+    pub(super) fn host(&self) -> Option<&Host> {
+        match self {
+            Line::Run(report) => Some(&report.host),
+            Line::Goals(goals) => Some(&goals.host),
+            Line::Unknown => None,
+        }
+    }
+
+    /// The runs in it.
+    pub(super) fn reports(&self) -> Vec<&Report> {
+        match self {
+            Line::Run(report) => vec![&**report],
+            Line::Goals(goals) => goals.reports().collect(),
+            Line::Unknown => Vec::new(),
+        }
+    }
+
     /// One line of JSON, without its end.
     ///
     /// # Errors

@@ -70,6 +70,17 @@ pub(super) fn render(report: &Report) -> String {
         ));
     }
     line(String::new());
+    out.push_str(&tail(report));
+    out
+}
+
+/// What stands below the tables.
+pub(super) fn tail(report: &Report) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
     for restart in &report.restarts {
         line(restart_line(restart));
         errors("restart", &restart.errors, &mut line);

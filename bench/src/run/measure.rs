@@ -134,6 +134,8 @@ pub(super) fn row(phase: &str, load: String, threads: usize, mut tally: Tally, u
         send_lag: None,
         retries: tally.retries,
         errors: errors(&tally),
+        curve: tally.latency.curve(),
+        series: tally.timeline.series(),
     }
 }
 

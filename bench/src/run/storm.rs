@@ -24,8 +24,9 @@ use crate::lane::Keep;
 use crate::latency::Latency;
 use crate::limits::{FILL_BATCH, STORM_GRACE};
 use crate::open_loop::{self, OpenLoop, OpenTally, SideLoad};
-use crate::report::{LatenessRow, Row};
+use crate::report::{LatenessRow, Row, StormSeries};
 use crate::tally::Tally;
+use crate::timeline::Timeline;
 
 /// Leases that the foreground renews when there are none yet.
 const FOREGROUND_LEASES: u64 = 10_000;
@@ -33,6 +34,8 @@ const FOREGROUND_LEASES: u64 = 10_000;
 const PROBE_LEASES: u64 = 4 * FILL_BATCH as u64;
 /// Renewals run alone for this long before the deadline, so that there is something to compare with.
 const CALM: Duration = Duration::from_millis(1_500);
+/// What is shown of the time before the deadline of a storm and after its last event.
+const SHOWN_AROUND: Duration = Duration::from_millis(300);
 /// Leases granted per second to be late one by one.
 const DRIP_PER_SECOND: f64 = 1_000.0;
 /// Their TTLs: long enough that they are granted first, short enough that many fit into a phase.
@@ -209,6 +212,13 @@ impl Run {
                 ("the leases that ended are not the ones granted (S9)", other),
             ],
         );
+        let around = |timeline: &Timeline| {
+            let from_ns = storm.deadline_ns.saturating_sub(ns(SHOWN_AROUND));
+            timeline.between(storm.deadline_ns, from_ns, storm.last_ns + ns(SHOWN_AROUND))
+        };
+        self.report.storm = around(&storm.timeline)
+            .zip(around(&found.before.timeline))
+            .map(|(ended, renewals)| StormSeries { ended, renewals });
         let load = format!("{}/s", human::count(self.plan.foreground_rate));
         let mut lag = found.send_lag;
         for (phase, tally, send_lag) in
@@ -217,7 +227,8 @@ impl Run {
             let mut row = row(phase, load.clone(), threads, tally, None);
             // The load's busy time covers both halves.
             (row.load_ns, row.load_busy) = (None, None);
-            self.show(Row { open_loop: true, send_lag, ..row });
+            // So does the timeline, which is the storm's.
+            self.show(Row { open_loop: true, send_lag, series: None, ..row });
         }
         let took_s = storm.last_ns.saturating_sub(storm.deadline_ns) as f64 / 1e9;
         self.report.lateness.push(LatenessRow {
@@ -229,6 +240,7 @@ impl Run {
             per_second: storm.ended as f64 / took_s.max(1e-9),
             server_ms_max: self.control.info()?.lateness_ms_max,
             errors: wrong.into_iter().map(|(what, count): (&str, u64)| (what.to_owned(), count)).collect(),
+            histogram: storm.lateness.buckets(),
         });
         let ended = human::count(storm.ended as f64);
         self.progress.end(&format!("storm: {ended} ended within {took_s:.3} s of their deadline"));
@@ -294,6 +306,7 @@ pub(super) fn trickle_row(
         per_second: trickle.ended as f64 / wall.as_secs_f64(),
         server_ms_max,
         errors: wrong.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
+        histogram: trickle.lateness.buckets(),
     }
 }
 
