@@ -5,41 +5,34 @@
 //! they have put something in. Readiness instead of completions costs about 1.5 times the CPU per
 //! request of the ring shell (docs/decisions/0002), which is why this is not the default.
 //!
-//! Traps of glommio that the settings here avoid: without `preempt_timer` a task that awaits I/O
-//! beside a busy one is answered after 200 ms; the default `io_memory` does not fit an 8 MiB
-//! memlock limit twice; `fdatasync` after a write costs nearly twice the CPU of a file opened with
-//! O_DSYNC; and an executor may park beside a task that was woken, which a pulse bounds.
+//! Traps of glommio that the settings here avoid: a preemption timer that fires at a bad moment loses wakes, so there
+//! is none, and a busy core lets the executor look at its rings by waiting for something that is there ([`Breath`]);
+//! the default `io_memory` does not fit an 8 MiB memlock limit twice; `fdatasync` after a write costs nearly twice
+//! the CPU of a file opened with O_DSYNC.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use event_listener::Event;
 use glommio::io::PollableFd;
 use glommio::timer::Timer;
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{LocalExecutorBuilder, Placement};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::error::OpenError;
 use crate::station::{Sleep, Station};
 
 /// DMA memory of an executor, bytes: two executors fit the common memlock limit of 8 MiB.
 const IO_MEMORY_BYTES: usize = 1 << 20;
-/// How often a busy task is asked to give way.
-const PREEMPT_INTERVAL: Duration = Duration::from_micros(200);
-
-/// The same while a core comes up: longer than any thread is kept from its CPU.
+/// No preemption: longer than any thread is kept from its CPU.
 ///
-/// glommio-ng 0.12.0 arms the preemption timer, and only then looks for tasks to run; a thread that
-/// loses its CPU in between finds the timer fired, runs nothing, takes the timer's completion for no
-/// event, and parks beside tasks that are ready. Before the first task has run nothing would ever wake
-/// it. (Every time under `strace -e inject=io_uring_enter:delay_exit=300`.)
-const PREEMPT_INTERVAL_START: Duration = Duration::from_secs(1);
-
-/// Longest sleep of an executor, for the same reason: there is always a next event soon. It costs about
-/// 0.5 % of a core.
-const PULSE: Duration = Duration::from_millis(5);
-/// Pulses side by side, so that one is still to come when another's own task is passed over.
-const PULSE_COUNT: u32 = 2;
+/// glommio-ng 0.12.0 arms this timer, and only then looks for tasks to run; a thread that loses its CPU in between
+/// finds the timer fired, runs nothing, takes the timer's completion for no event, and parks beside tasks that are
+/// ready. (Every time with 200 µs under `strace -e inject=io_uring_enter:delay_exit=300`; with it a busy machine lost
+/// a core now and then, pulses and all.) The tasks here give way by themselves.
+const PREEMPT_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
 mod writer;
 
@@ -93,7 +86,7 @@ pub(crate) fn run<S: GlommioService>(
 ) -> Result<(), OpenError> {
     let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
         .io_memory(IO_MEMORY_BYTES)
-        .preempt_timer(PREEMPT_INTERVAL_START)
+        .preempt_timer(PREEMPT_INTERVAL)
         .spin_before_park(spin)
         .make()
         .map_err(|error| OpenError::Driver {
@@ -106,23 +99,9 @@ pub(crate) fn run<S: GlommioService>(
         let Some((station, service)) = make()? else { return Ok(()) };
         let core =
             Rc::new(Core { station: RefCell::new(station), nudged: Cell::new(false), nudge: Event::new() });
-        let pulses: Vec<_> = (0..PULSE_COUNT)
-            .map(|number| glommio::spawn_local(pulse(PULSE * number / PULSE_COUNT)))
-            .collect();
-        // They set their timers before there is a task that could be passed over.
-        glommio::executor().yield_now().await;
-        let urgent = Latency::Matters(PREEMPT_INTERVAL);
-        let queue = glommio::executor().create_task_queue(Shares::default(), urgent, "core");
-        // What the core spawns stays in its queue.
-        let work = async move {
-            let bell = glommio::spawn_local(listen_to_bell(Rc::clone(&core)));
-            turns(&core, Rc::new(service)).await;
-            bell.cancel().await;
-        };
-        glommio::spawn_local_into(work, queue).expect("the queue was just made").await;
-        for pulse in pulses {
-            pulse.cancel().await;
-        }
+        let bell = glommio::spawn_local(listen_to_bell(Rc::clone(&core)));
+        turns(&core, Rc::new(service)).await;
+        bell.cancel().await;
         Ok(())
     })
 }
@@ -130,6 +109,7 @@ pub(crate) fn run<S: GlommioService>(
 async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
     Rc::clone(&service).start(core);
     let writer = Writer::start(&core.station.borrow());
+    let breath = Breath::new();
     loop {
         core.nudged.set(false);
         let (sleep, done) = {
@@ -157,32 +137,46 @@ async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
             return;
         }
         match sleep {
-            Sleep::No => glommio::executor().yield_now().await,
-            Sleep::For(wait) => rest(core, wait.min(PULSE)).await,
-            Sleep::Forever => rest(core, PULSE).await,
+            Sleep::No => breath.take().await,
+            Sleep::For(wait) => rest(core, &breath, Some(wait)).await,
+            Sleep::Forever => rest(core, &breath, None).await,
         }
     }
 }
 
-/// Sleeps until a nudge, the bell, or `wait` is over: at most a pulse, so that a wake that was lost
-/// only delays.
-async fn rest(core: &Core, wait: Duration) {
+/// Sleeps until a nudge, the bell, or `wait` is over.
+async fn rest(core: &Core, breath: &Breath, wait: Option<Duration>) {
     let nudge = core.nudge.listen();
     if core.nudged.get() || !core.station.borrow().prepare_sleep() {
-        return glommio::executor().yield_now().await;
+        return breath.take().await;
     }
-    let timer = async {
-        Timer::new(wait).await;
-    };
-    futures_lite::future::or(nudge, timer).await;
+    match wait {
+        None => nudge.await,
+        Some(wait) => {
+            let timer = async {
+                Timer::new(wait).await;
+            };
+            futures_lite::future::or(nudge, timer).await;
+        }
+    }
     core.station.borrow().woke();
 }
 
-/// Keeps the executor from sleeping for long: see [`PULSE`].
-async fn pulse(first: Duration) {
-    Timer::new(first).await;
-    loop {
-        Timer::new(PULSE).await;
+/// Lets the executor look at its rings. A task that merely yields is run again before anything else than tasks.
+struct Breath {
+    /// Always writable.
+    ready: PollableFd<OwnedFd>,
+}
+
+impl Breath {
+    fn new() -> Breath {
+        let ready = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor to be had");
+        Breath { ready: PollableFd::new(ready).expect("an executor is running") }
+    }
+
+    async fn take(&self) {
+        // It completes in the round of the rings that it forces.
+        let _ = self.ready.writable().await;
     }
 }
 
