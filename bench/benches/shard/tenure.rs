@@ -1,6 +1,8 @@
 //! The shard, with what a runtime does around it: records are written, sealed and thrown away.
 
-use tenure_core::{Grant, LeaseId, Position, RecordBuffer, Shard, ShardConfig, ShardIndex, Time};
+use tenure_core::{
+    Grant, LeaseId, MemoryAhead, Position, RecordBuffer, Shard, ShardConfig, ShardIndex, Time,
+};
 
 use crate::shape::Shape;
 
@@ -26,6 +28,7 @@ impl<const CHOSEN: bool> Tenure<CHOSEN> {
             self.shard.durable(tail);
             self.log.begin(tail, now);
             self.shard.maintain(now, MAINTAIN_BUDGET, &mut self.log);
+            self.shard.memory_wanted().into_iter().for_each(MemoryAhead::populate);
         }
     }
 }

@@ -77,7 +77,11 @@ impl<const CHOSEN: bool> Lookup for Tenure<CHOSEN> {
         let tail = self.log.tail();
         self.shard.durable(tail);
         self.log.begin(tail, Time(0));
-        while index.is_multiple_of(4_096) && self.shard.maintain(Time(0), 4_096, &mut self.log) {}
+        while index.is_multiple_of(4_096)
+            && let Some(ahead) = self.shard.memory_wanted()
+        {
+            ahead.populate();
+        }
         granted.id.0
     }
 

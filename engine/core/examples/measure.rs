@@ -76,6 +76,9 @@ impl Run {
         self.shard.durable(tail);
         self.log.begin(tail, self.now);
         while self.shard.maintain(self.now, 1024, &mut self.log) {}
+        while let Some(ahead) = self.shard.memory_wanted() {
+            ahead.populate();
+        }
     }
 
     fn grant(&mut self, id: Option<LeaseId>, ttl_ms: u64) -> LeaseId {

@@ -69,5 +69,6 @@ pub use record::{
     RecordBuffer, RecordError, RecordIter, end_position,
 };
 pub use refusal::{Answer, Refusal};
+pub use region::MemoryAhead;
 pub use shard::{ImageCursor, ReplayError, Shard};
 pub use time::{Position, Time, Token};

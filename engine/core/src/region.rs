@@ -1,13 +1,36 @@
 //! A growing array that never moves: address space reserved once, memory touched ahead of use.
 //!
 //! Growing a `Vec` of 10 M entries copies 160 MB in one step; a reserved mapping copies nothing. It asks for huge
-//! pages (1.3–1.9× on random access from 10 M leases up), whose first touch costs up to 9 ms on some machines:
-//! [`Region::populate_ahead`] pays that in `maintain`, never on the path of a grant.
+//! pages (1.3–1.9× on random access from 10 M leases up), whose first touch costs up to 9 ms on some machines. So a
+//! region says which memory it will want ([`Region::wanted`]), and whoever has a thread to spare touches it.
 //!
 //! The safe twin below (a `Vec`, same interface) specifies it: it runs under Miri and with feature `safe-region`, and
 //! a test drives the two side by side. Invariant: **S8** bounded (an array never outgrows its reservation).
 
 pub(crate) use backing::Region;
+
+/// Memory that a shard is about to use and that nobody has touched yet.
+///
+/// The first touch of a huge page takes the system milliseconds; [`populate`](MemoryAhead::populate) pays that on any
+/// thread, so that the shard's own does not. A shard whose wish comes late, or never, pays it itself.
+#[derive(Debug)]
+pub struct MemoryAhead {
+    start: usize,
+    bytes: usize,
+}
+
+impl MemoryAhead {
+    /// Touches it. Where the system refuses, nothing happens.
+    pub fn populate(self) {
+        #[cfg(not(miri))]
+        // SAFETY: populating changes no contents, whatever the range holds by now; a range that is mapped no longer is
+        // refused, and one that was mapped again is touched for nothing.
+        unsafe {
+            let start = std::ptr::without_provenance_mut::<libc::c_void>(self.start);
+            libc::madvise(start, self.bytes, libc::MADV_POPULATE_WRITE);
+        }
+    }
+}
 
 /// Marks types that may live in a region: plain words, no padding, no drop, valid when all bytes are zero.
 ///
@@ -38,12 +61,16 @@ pub(crate) fn prefetch_line<T>(element: &T) {
 
 #[cfg(not(any(miri, feature = "safe-region")))]
 mod backing {
-    use super::Plain;
+    use super::{MemoryAhead, Plain};
     use std::ops::{Deref, DerefMut};
     use std::ptr::NonNull;
 
     /// One huge page: the unit of population, and the smallest reservation worth huge pages is two of them.
     const HUGE_PAGE_BYTES: usize = 2 << 20;
+    /// Huge pages that are asked for ahead of use: at least these, for a small array.
+    const PAGES_AHEAD_MIN: usize = 2;
+    /// And at most these, for one that an eighth of is more: some 100 ms of grants at full speed.
+    const PAGES_AHEAD_MAX: usize = 4;
 
     /// A reserved mapping of `capacity` elements, the first `len` of them initialised.
     pub(crate) struct Region<T: Plain> {
@@ -52,7 +79,8 @@ mod backing {
         capacity: usize,
         mapped: NonNull<libc::c_void>,
         mapped_bytes: usize,
-        populated_bytes: usize,
+        /// Everything below was asked for, or needs no asking.
+        asked_bytes: usize,
     }
 
     // SAFETY: the mapping is private, anonymous and owned by this value alone; T is plain data.
@@ -87,8 +115,8 @@ mod backing {
                 unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
             }
             // Small pages are cheap to touch when they are needed.
-            let populated_bytes = if huge { 0 } else { bytes };
-            Region { base, len: 0, capacity, mapped, mapped_bytes, populated_bytes }
+            let asked_bytes = if huge { 0 } else { bytes };
+            Region { base, len: 0, capacity, mapped, mapped_bytes, asked_bytes }
         }
 
         /// Elements that fit.
@@ -124,23 +152,28 @@ mod backing {
             self.len * size_of::<T>()
         }
 
-        /// Touches the next huge page when less than two of them are ready beyond the used part; true when it did.
-        pub(crate) fn populate_ahead(&mut self) -> bool {
-            let end = (self.capacity * size_of::<T>()).next_multiple_of(4096);
-            let wanted = (self.used_bytes() + 2 * HUGE_PAGE_BYTES).min(end);
-            self.populated_bytes = self.populated_bytes.max(self.used_bytes() / 4096 * 4096);
-            if self.populated_bytes >= wanted {
-                return false;
+        /// The next huge page beyond the used part that should be touched ahead of use, each once.
+        #[inline]
+        pub(crate) fn wanted(&mut self) -> Option<MemoryAhead> {
+            let used = self.used_bytes();
+            let ahead =
+                (used / 8).clamp(PAGES_AHEAD_MIN * HUGE_PAGE_BYTES, PAGES_AHEAD_MAX * HUGE_PAGE_BYTES);
+            if self.asked_bytes >= used + ahead {
+                return None;
             }
-            let step = (end - self.populated_bytes).min(HUGE_PAGE_BYTES);
-            // SAFETY: the range lies within the mapping; populating does not change its contents.
-            let populated = unsafe {
-                let start = self.base.byte_add(self.populated_bytes);
-                libc::madvise(start.as_ptr().cast(), step, libc::MADV_POPULATE_WRITE)
-            };
-            // An old kernel or a full machine refuses: leave it to the page fault.
-            self.populated_bytes = if populated == 0 { self.populated_bytes + step } else { end };
-            populated == 0
+            self.ask(used)
+        }
+
+        fn ask(&mut self, used: usize) -> Option<MemoryAhead> {
+            let end = (self.capacity * size_of::<T>()).next_multiple_of(4096);
+            // What is in use has been touched.
+            let from = self.asked_bytes.max(used / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+            if from >= end {
+                return None;
+            }
+            let bytes = (end - from).min(HUGE_PAGE_BYTES);
+            self.asked_bytes = from + bytes;
+            Some(MemoryAhead { start: self.base.as_ptr().addr() + from, bytes })
         }
     }
 
@@ -178,7 +211,7 @@ mod backing {
 /// The safe twin: the same interface over a `Vec`.
 #[cfg(any(miri, test, feature = "safe-region"))]
 mod twin {
-    use super::Plain;
+    use super::{MemoryAhead, Plain};
     use std::ops::{Deref, DerefMut};
 
     pub(crate) struct Region<T: Plain> {
@@ -220,8 +253,8 @@ mod twin {
             self.elements.len() * size_of::<T>()
         }
 
-        pub(crate) fn populate_ahead(&mut self) -> bool {
-            false
+        pub(crate) fn wanted(&mut self) -> Option<MemoryAhead> {
+            None
         }
     }
 
@@ -242,7 +275,7 @@ mod twin {
 
 #[cfg(test)]
 mod tests {
-    use super::{backing, twin};
+    use super::{MemoryAhead, backing, twin};
 
     #[test]
     fn the_mapping_and_its_twin_agree() {
@@ -257,9 +290,7 @@ mod tests {
                         mapped.clear();
                         plain.clear();
                     }
-                    1 => {
-                        mapped.populate_ahead();
-                    }
+                    1 => mapped.wanted().into_iter().for_each(MemoryAhead::populate),
                     2 if !plain.is_empty() => {
                         let index = (x >> 8) as usize % plain.len();
                         mapped[index] = x;
@@ -287,7 +318,12 @@ mod tests {
         mapped.grow_untouched(700_000);
         plain.grow_untouched(700_000);
         assert!(mapped.iter().eq(plain.iter()));
-        while mapped.populate_ahead() {}
+        let mut pages = 0;
+        while let Some(ahead) = mapped.wanted() {
+            ahead.populate();
+            pages += 1;
+        }
+        assert_eq!(pages, 2, "each page is asked for once");
         assert!(mapped.iter().all(|&word| word == 0));
     }
 

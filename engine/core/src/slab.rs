@@ -15,7 +15,7 @@
 //! generations are used up is retired, never wrapped. Invariants: **S8** bounded (slots), no id issued twice.
 
 use crate::limits::GENERATION_COUNT_MAX;
-use crate::region::{Plain, Region, prefetch_line};
+use crate::region::{MemoryAhead, Plain, Region, prefetch_line};
 
 /// Index of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -325,10 +325,9 @@ impl Slab {
     }
 
     /// Touches memory ahead of use, one step; true when there may be more.
-    pub(crate) fn populate_ahead(&mut self, with_chosen_ids: bool) -> bool {
-        self.entries.populate_ahead()
-            || self.tokens.populate_ahead()
-            || with_chosen_ids && self.chosen_ids.populate_ahead()
+    pub(crate) fn memory_wanted(&mut self, with_chosen_ids: bool) -> Option<MemoryAhead> {
+        let chosen_ids = if with_chosen_ids { self.chosen_ids.wanted() } else { None };
+        chosen_ids.or_else(|| self.entries.wanted()).or_else(|| self.tokens.wanted())
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

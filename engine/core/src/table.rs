@@ -14,6 +14,7 @@ use crate::id::LeaseId;
 use crate::id_rule::{MIXED_BITS, decode_direct, direct_id, generation_range};
 use crate::index::{Index, Key};
 use crate::limits::Bounds;
+use crate::region::MemoryAhead;
 use crate::seeded_hash::SeededHash;
 use crate::slab::{Entry, HAS_ITEMS, LONG, NOT_DIRECT, PLACE_UNFILED, Slab, Slot};
 use crate::time::Token;
@@ -372,9 +373,9 @@ impl Table {
         self.live_count = 0;
     }
 
-    /// Touches memory ahead of use, one step; true when there may be more.
-    pub(crate) fn populate_ahead(&mut self) -> bool {
-        self.slab.populate_ahead(self.index.len() > 0)
+    /// Memory to be touched ahead of use.
+    pub(crate) fn memory_wanted(&mut self) -> Option<MemoryAhead> {
+        self.slab.memory_wanted(self.index.len() > 0)
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

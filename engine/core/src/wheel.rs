@@ -23,7 +23,7 @@
 
 mod compact;
 
-use crate::region::{Plain, Region};
+use crate::region::{MemoryAhead, Plain, Region};
 use crate::slab::{PARITY, PLACE_MASK, Slot};
 use crate::time::Time;
 use compact::Compaction;
@@ -166,8 +166,8 @@ impl Wheel {
         self.chunks.used_bytes()
     }
 
-    pub(crate) fn populate_ahead(&mut self) -> bool {
-        self.chunks.populate_ahead()
+    pub(crate) fn memory_wanted(&mut self) -> Option<MemoryAhead> {
+        self.chunks.wanted()
     }
 
     /// Files a lease; returns the bits for its `loc` (place and parity).

@@ -15,6 +15,7 @@ use crate::error::OpenError;
 use crate::grant_routes::{Elsewhere, exceptions};
 use crate::handle::Shared;
 use crate::log::Worker;
+use crate::memory::Memory;
 use crate::recovery::{RecoveredShard, Store};
 use crate::station::{Parts, Station};
 
@@ -51,6 +52,7 @@ pub(crate) struct Assembly<'a> {
     pub(crate) config: &'a Config,
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) ending: &'a Arc<Ending>,
+    pub(crate) memory: Memory,
     pub(crate) clock: EngineClock,
     /// Durable in the manifest.
     pub(crate) epoch: u32,
@@ -87,6 +89,7 @@ impl Assembly<'_> {
             journal,
             shared: Arc::clone(self.shared),
             ending: Arc::clone(self.ending),
+            memory: self.memory.clone(),
             clock: self.clock.clone(),
             snapshotting,
         };

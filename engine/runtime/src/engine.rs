@@ -23,6 +23,7 @@ use crate::error::{Error, OpenError};
 use crate::grant_routes::GrantRoutes;
 use crate::handle::{Handle, Shared};
 use crate::inbox::{Inbox, Message, NotTaken};
+use crate::memory::Memory;
 use crate::recovery::Store;
 use crate::shell::{glommio, ring};
 use crate::station::Station;
@@ -146,6 +147,8 @@ impl Engine {
             store: None,
         };
         let ending = Arc::new(Ending::new(inboxes));
+        let memory = Memory::beside_cores()
+            .map_err(|source| OpenError::Io { what: "starting a thread".into(), source })?;
         let (reports, reported) = mpsc::channel();
         let mut starts = Vec::new();
         for index in (0..shard_count).map(ShardIndex) {
@@ -159,6 +162,7 @@ impl Engine {
                 store: store.clone(),
                 shared: Arc::clone(&engine.handle.shared),
                 ending: Arc::clone(&ending),
+                memory: memory.clone(),
                 services: Arc::clone(services),
                 reports: reports.clone(),
                 start: started,
@@ -325,6 +329,7 @@ struct CoreSetup<S> {
     store: Store,
     shared: Arc<Shared>,
     ending: Arc<Ending>,
+    memory: Memory,
     services: Arc<S>,
     reports: Sender<Report>,
     start: Receiver<Start>,
@@ -384,6 +389,7 @@ impl<S: Services> CoreSetup<S> {
             config: &self.config,
             shared: &self.shared,
             ending: &self.ending,
+            memory: self.memory.clone(),
             clock,
             epoch,
         };

@@ -45,6 +45,7 @@ mod grant_routes;
 mod handle;
 mod inbox;
 mod journal;
+mod memory;
 mod peers;
 mod recovery;
 mod snapshotting;

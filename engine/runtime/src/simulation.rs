@@ -23,6 +23,7 @@ use crate::handle::{Handle, Shared};
 use crate::inbox::{Inbox, Message};
 pub use crate::log::disk::{Access, Disk, DiskFile, DiskPort, Entry, Sizes};
 use crate::log::{DirLock, Worker};
+use crate::memory::Memory;
 use crate::recovery::Store;
 use crate::station::Station;
 
@@ -64,7 +65,15 @@ impl Cores {
         let base = facts.iter().map(|facts| facts.time).max().unwrap_or(Time(0));
         let epoch = store.begin(&tails)?;
         let clock = EngineClock::starting_at(base, &config.clock);
-        let core = Assembly { store: &store, config, shared: &shared, ending: &ending, clock, epoch };
+        let core = Assembly {
+            store: &store,
+            config,
+            shared: &shared,
+            ending: &ending,
+            memory: Memory::default(),
+            clock,
+            epoch,
+        };
         let (mut stations, mut keepers) = (Vec::new(), Vec::new());
         for (index, recovered) in (0..).map(ShardIndex).zip(recovered) {
             let (parts, keeper) = core.parts(index, recovered)?;

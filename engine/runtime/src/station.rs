@@ -29,6 +29,7 @@ use crate::handle::Shared;
 use crate::inbox::{Inbox, Message};
 use crate::journal::{Journal, LogFault, LogWrite};
 use crate::limits;
+use crate::memory::Memory;
 use crate::peers::Peers;
 use crate::request::{Reply, Request, ServiceTicket, StationStats, Ticket};
 use crate::snapshotting::Snapshotting;
@@ -80,6 +81,7 @@ pub struct Station {
     snapshotting: Snapshotting,
     stopping: bool,
     ending: Arc<Ending>,
+    memory: Memory,
     /// This core's service is among those that `ending` counts as drained.
     service_drained: bool,
     pause: PauseWatch,
@@ -98,13 +100,14 @@ pub(crate) struct Parts {
     pub(crate) journal: Journal,
     pub(crate) shared: Arc<Shared>,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) memory: Memory,
     pub(crate) clock: EngineClock,
     pub(crate) snapshotting: Snapshotting,
 }
 
 impl Station {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { shard, index, journal, shared, ending, clock, snapshotting } = parts;
+        let Parts { shard, index, journal, shared, ending, memory, clock, snapshotting } = parts;
         let now = clock.now();
         let records = RecordBuffer::new(journal.open_position(), now);
         Station {
@@ -128,6 +131,7 @@ impl Station {
             snapshotting,
             stopping: false,
             ending,
+            memory,
             service_drained: false,
             pause: PauseWatch::default(),
             background_more: false,
@@ -447,6 +451,7 @@ impl Station {
     fn background(&mut self) {
         self.background_more = false;
         let start = self.turn_clock.end_of(Stage::Requests);
+        self.memory.mind(&mut self.shard);
         self.background_held = self.journal.is_backed_up();
         if self.background_held || self.journal.is_full() {
             return;

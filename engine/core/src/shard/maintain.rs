@@ -9,6 +9,7 @@ use super::Shard;
 use crate::config::Role;
 use crate::limits::ENDED_ITEMS_BYTES_PER_CALL;
 use crate::record::RecordBuffer;
+use crate::region::MemoryAhead;
 use crate::slab::{PINNED, Slot};
 use crate::time::Time;
 
@@ -38,15 +39,19 @@ impl Sweep {
 }
 
 impl Shard {
-    /// Does bounded background work: about `budget` leases, references and items are touched, and at most one step of
-    /// memory. True when there is more to do at once.
+    /// Memory that this shard will soon need, a huge page at a time, each once: to be
+    /// [populated](MemoryAhead::populate) on another thread. Ask until there is none, once a turn.
+    #[inline]
+    pub fn memory_wanted(&mut self) -> Option<MemoryAhead> {
+        self.table.memory_wanted().or_else(|| self.wheel.memory_wanted())
+    }
+
+    /// Does bounded background work: about `budget` leases, references and items are touched. True when there is more
+    /// to do at once.
     ///
     /// Writes at most 64 KiB of item records (but for the last item) and 24 bytes for each checkpointed lease.
     pub fn maintain(&mut self, now: Time, budget: usize, log: &mut RecordBuffer) -> bool {
         self.enter(now);
-        if self.table.populate_ahead() || self.wheel.populate_ahead() {
-            return true;
-        }
         if self.role == Role::Standby {
             return false;
         }

@@ -14,6 +14,7 @@ use crate::ending::Ending;
 use crate::grant_routes::GrantRoutes;
 use crate::handle::Shared;
 use crate::inbox::Inbox;
+use crate::memory::Memory;
 use crate::recovery::Store;
 use crate::request::{Reply, Request, ServiceTicket};
 
@@ -60,6 +61,7 @@ impl Rig {
             journal,
             shared: Arc::new(shared),
             ending: Arc::new(Ending::new(inboxes)),
+            memory: Memory::default(),
             clock: engine_clock,
             snapshotting,
         });
