@@ -236,7 +236,7 @@ impl std::str::FromStr for CpuChoice {
 }
 
 /// Reads `800ms`, `5s` or `2m`.
-fn parse_span(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     let refuse = || format!("`{text}` is not a span of time: write for example 800ms, 5s or 2m");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -40,6 +40,7 @@ mod progress;
 mod report;
 mod ring;
 mod run;
+mod scale;
 mod tally;
 mod timeline;
 mod usage;
@@ -59,6 +60,7 @@ pub use plan::{Plan, ServerPlan};
 pub use report::{
     ConnectionsRow, LatenessRow, Line, MemoryRow, Report, ReportArgs, RestartRow, Row, SCHEMA, StormSeries,
 };
+pub use scale::{Scale, ScaleArgs};
 pub use timeline::Series;
 
 /// What every comparison measures with, so that all figures of the project come from the same instruments:
@@ -116,6 +118,8 @@ pub enum Command {
         after_help = "Exit code 0 when everything could be measured, whether or not the goals are met."
     )]
     Goals(GoalsArgs),
+    /// The same work with ten times as many leases each time: what each costs, and what memory it takes
+    Scale(ScaleArgs),
     /// Compare runs: a table, a page with charts, or Markdown
     #[command(after_help = "Examples:
   tenure bench --json-out runs.jsonl
@@ -132,6 +136,7 @@ impl Command {
     pub fn run(self, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
         match self {
             Command::Goals(args) => goals::run(&args, server_exe),
+            Command::Scale(args) => scale::run(&args, &server_exe),
             Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         }
     }

@@ -257,7 +257,7 @@ fn sizes(goals: &Goals) -> Vec<GoalRow> {
         ),
         row(
             "live leases on one machine",
-            "--phases storm,fill,renew-batch,restart --leases 100000000 --expire-leases 100000000",
+            "--phases fill,renew-batch,restart,revoke,storm --leases 100000000 --expire-leases 100000000",
             vec![
                 figure("live, also after kill -9 and restart", survived, Unit::Leases, AtLeast(100e6)),
                 figure(

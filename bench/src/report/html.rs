@@ -10,6 +10,7 @@ use super::line::Line;
 use super::{LatenessRow, Report, Row};
 use crate::goals::{Goals, goal_bound, goal_text, goal_verdict};
 use crate::human;
+use crate::scale::{FIGURES, ScaleFigure};
 use crate::timeline::Series;
 
 const STYLE: &str = include_str!("report.css");
@@ -24,6 +25,12 @@ const LATE: Axis = Axis { label: "late by", scale: Scale::Log, text: human::nano
 const LEASES: Axis = Axis { label: "% of the leases", scale: Scale::Linear, text: plain, from_zero: true };
 const AFTER: Axis =
     Axis { label: "ms after the deadline", scale: Scale::Linear, text: plain, from_zero: false };
+
+const LIVE: Axis = Axis { label: "live leases", scale: Scale::Log, text: human::count, from_zero: false };
+const COST: Axis = Axis { label: "CPU", scale: Scale::Log, text: human::nanoseconds, from_zero: false };
+const TIME: Axis = Axis { label: "time", scale: Scale::Log, text: human::nanoseconds, from_zero: false };
+const RATES: Axis = Axis { label: "per second", scale: Scale::Log, text: human::count, from_zero: false };
+const EACH: Axis = Axis { label: "bytes", scale: Scale::Linear, text: plain, from_zero: true };
 
 const WIDE: (f64, f64) = (760.0, 320.0);
 const NARROW: (f64, f64) = (370.0, 210.0);
@@ -55,6 +62,7 @@ pub(super) fn render(lines: &[Line]) -> String {
                     parts.into_iter().filter_map(|(name, run)| Some((name.to_owned(), run.as_ref()?)));
                 runs.extend(parts);
             }
+            Line::Scale(scale) => scale_section(&mut body, scale),
             Line::Unknown => {}
         }
     }
@@ -117,6 +125,33 @@ fn goal_section(out: &mut String, goals: &Goals) {
     out.push_str("</table></div></section>\n");
 }
 
+fn scale_section(out: &mut String, scale: &crate::scale::Scale) {
+    out.push_str("<section><h2>Scale</h2><div class=scroll><table>");
+    for (index, row) in scale.cells().into_iter().enumerate() {
+        let cell = if index == 0 { "<th>" } else { "<td>" };
+        let _ = write!(out, "<tr>{cell}{}", row.join(cell));
+    }
+    out.push_str("</table></div></section><section><h2>Cost as leases grow</h2>");
+    let line = |figure: &ScaleFigure| {
+        let point = |step: &Report| Some((step.plan.leases as f64, (figure.of)(step)?));
+        let points = scale.steps.iter().filter_map(point).collect();
+        Drawn { name: figure.name.to_owned(), points, filled: false, steps: false }
+    };
+    for (title, y, figures) in [
+        ("CPU time of the server per operation", COST, &FIGURES[..3]),
+        ("Leases per second", RATES, &FIGURES[3..5]),
+        ("Bytes per lease", EACH, &FIGURES[6..7]),
+        ("From kill -9 to the first renewal", TIME, &FIGURES[7..8]),
+    ] {
+        let lines: Vec<Drawn> = figures.iter().map(line).filter(|line| line.points.len() > 1).collect();
+        if !lines.is_empty() {
+            let chart = Chart { title: title.to_owned(), x: LIVE, y, lines, width: WIDE.0, height: 250.0 };
+            out.push_str(&chart.html());
+        }
+    }
+    out.push_str("</section>\n");
+}
+
 fn run_section(out: &mut String, name: &str, report: &Report) {
     let _ = write!(out, "<section><h2>{}</h2><p class=note>", escape(name));
     let plan = &report.plan;
@@ -134,7 +169,7 @@ fn run_section(out: &mut String, name: &str, report: &Report) {
         plan.seed
     );
     out.push_str(
-        "</p><div class=scroll><table><tr><th>phase<th>load<th>ops/s<th>p50<th>p99<th>p99.9<th>max\
+        "</p><div class=scroll><table class=phases><tr><th>phase<th>load<th>ops/s<th>p50<th>p99<th>p99.9<th>max\
          <th>server/op<th>load/op<th>errors",
     );
     for row in &report.rows {
@@ -174,6 +209,9 @@ fn quantile_cells(out: &mut String, quantiles: Option<crate::latency::Quantiles>
 }
 
 fn charts(out: &mut String, runs: &[(String, &Report)]) {
+    if runs.is_empty() {
+        return;
+    }
     let several = runs.len() > 1;
     let mut phases: Vec<(&str, &str)> = Vec::new();
     for row in runs.iter().flat_map(|(_, report)| &report.rows) {

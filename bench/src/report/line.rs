@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Report, SCHEMA};
 use crate::goals::Goals;
 use crate::host::Host;
+use crate::scale::Scale;
 
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +22,8 @@ pub enum Line {
     Run(Box<Report>),
     /// A run of `tenure bench goals`.
     Goals(Box<Goals>),
+    /// A run of `tenure bench scale`.
+    Scale(Box<Scale>),
     /// Something that another program wrote.
     #[serde(other)]
     Unknown,
@@ -32,6 +35,7 @@ impl Line {
         match self {
             Line::Run(report) => Some(&report.host),
             Line::Goals(goals) => Some(&goals.host),
+            Line::Scale(scale) => Some(&scale.host),
             Line::Unknown => None,
         }
     }
@@ -41,6 +45,7 @@ impl Line {
         match self {
             Line::Run(report) => vec![&**report],
             Line::Goals(goals) => goals.reports().collect(),
+            Line::Scale(scale) => scale.steps.iter().collect(),
             Line::Unknown => Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ use super::{Line, Report};
 use crate::goals::{GoalRow, Goals, goal_bound, goal_text, goal_verdict};
 use crate::host::Host;
 use crate::human;
+use crate::scale::Scale;
 
 /// The document.
 pub(super) fn render(lines: &[Line]) -> String {
@@ -21,6 +22,7 @@ pub(super) fn render(lines: &[Line]) -> String {
         match line {
             Line::Goals(goals) => goal_section(&mut out, goals),
             Line::Run(report) => run_section(&mut out, report),
+            Line::Scale(scale) => scale_section(&mut out, scale),
             Line::Unknown => {}
         }
     }
@@ -97,6 +99,22 @@ fn floors(out: &mut String, rows: &[GoalRow]) {
     for row in rows {
         for figure in row.figures.iter().filter(|figure| figure.floor.is_some()) {
             let _ = writeln!(out, "- {}, {}: {}.", row.job, figure.what, figure.floor_is);
+        }
+    }
+}
+
+fn scale_section(out: &mut String, scale: &Scale) {
+    out.push_str("\n## Scale\n\n");
+    place(out, &scale.host, false);
+    let most = scale.steps.last().map_or(0, |step| step.plan.leases);
+    let _ = writeln!(
+        out,
+        "`tenure bench scale --to {most}`: one shard on one core, for each number of leases.\n"
+    );
+    for (index, row) in scale.cells().into_iter().enumerate() {
+        let _ = writeln!(out, "| {} |", row.join(" | "));
+        if index == 0 {
+            let _ = writeln!(out, "| --- |{}", " ---: |".repeat(row.len() - 1));
         }
     }
 }

@@ -30,8 +30,10 @@ use crate::timeline::Timeline;
 
 /// Leases that the foreground renews when there are none yet.
 const FOREGROUND_LEASES: u64 = 10_000;
-/// Leases granted to learn how fast this server grants, when fill has not shown it.
+/// Leases granted to learn how fast this server grants, when fill has not shown it: at least so many, and
+/// of a large storm this part, because a table that grows grants more slowly.
 const PROBE_LEASES: u64 = 4 * FILL_BATCH as u64;
+const PROBE_PART: u64 = 50;
 /// Renewals run alone for this long before the deadline, so that there is something to compare with.
 const CALM: Duration = Duration::from_millis(1_500);
 /// What is shown of the time before the deadline of a storm and after its last event.
@@ -138,7 +140,7 @@ impl Run {
     fn storm_fill(&mut self, count: u64) -> anyhow::Result<u64> {
         let per_second = match self.report.rate_of("fill") {
             Some(rate) => rate,
-            None => self.probe_grants()?,
+            None => self.probe_grants(PROBE_LEASES.max(count / PROBE_PART))?,
         };
         let plan = self.plan.clone();
         let fill = Duration::from_secs_f64(count as f64 / per_second.max(1.0));
@@ -164,10 +166,9 @@ impl Run {
     }
 
     /// Leases granted per second, from a few.
-    fn probe_grants(&mut self) -> anyhow::Result<f64> {
+    fn probe_grants(&mut self, count: u64) -> anyhow::Result<f64> {
         let ttl = Ttl::Ms(self.plan.ttl_ms);
-        let bulk =
-            self.bulk(Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Extra }, PROBE_LEASES);
+        let bulk = self.bulk(Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Extra }, count);
         let (tally, _) = self.closed_loop("storm: find the grant rate", |_, _| bulk)?;
         // A cold start: twice as careful.
         Ok(tally.operations as f64 * 1e9 / tally.elapsed_ns.max(1) as f64 / 2.0)
