@@ -77,6 +77,23 @@ fn nothing_is_left_undone() {
 }
 
 #[test]
+fn no_merge_is_left_unfinished() {
+    // In pieces, so that this file does not breach its own rule.
+    let marks = ["<".repeat(7) + " ", ">".repeat(7) + " "];
+    let mut breaches = Vec::new();
+    for extension in ["rs", "md", "toml", "sh", "txt"] {
+        for file in tree::files("", extension) {
+            for (index, line) in file.text.lines().enumerate() {
+                if marks.iter().any(|mark| line.starts_with(mark.as_str())) {
+                    breaches.push(format!("{}:{}", file.path, index + 1));
+                }
+            }
+        }
+    }
+    none("no mark of an unfinished merge", &breaches);
+}
+
+#[test]
 fn no_module_is_named_after_nothing() {
     let nothing = ["util", "utils", "common", "types", "helpers", "misc", "mod"];
     let mut breaches = Vec::new();
