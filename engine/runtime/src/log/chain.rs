@@ -211,7 +211,12 @@ impl Chain {
         if header.epoch < self.epoch || stale || cut_off {
             return Ok(Err(BatchFlaw::OldEpoch(header.epoch)));
         }
-        if self.previous.is_some_and(|previous| previous != header.previous) {
+        let follows = match self.previous {
+            Some(previous) => previous == header.previous,
+            // Begun at the start of a segment: a batch that names one from here on proves that it is missing.
+            None => header.previous < self.place || header.previous == PREVIOUS_NONE,
+        };
+        if !follows {
             return Ok(Err(BatchFlaw::OtherPrevious(header.previous)));
         }
         Ok(Ok(header))

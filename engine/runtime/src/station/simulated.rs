@@ -11,6 +11,12 @@ impl Station {
         &self.shard
     }
 
+    /// Replies that wait for the disk.
+    #[must_use]
+    pub fn replies_held(&self) -> u64 {
+        self.gate.len() as u64
+    }
+
     /// The process is gone: no kernel holds what was in flight.
     pub(crate) fn crash(&mut self) {
         self.journal.forget_in_flight();
