@@ -148,6 +148,8 @@ impl CoreFront {
     /// The other side took `bytes`.
     pub fn sent(&mut self, key: u64, bytes: usize) {
         self.front.sent(key, bytes);
+        // As the drivers do: a session that has said everything is looked at once more.
+        self.front.with(key, |_| {});
     }
 
     /// The beginning of a turn, after what arrived.

@@ -1,0 +1,65 @@
+//! **S2 never-early**: no expiry while now < the latest promised deadline, restart and recovery included. A
+//! holder that renews in time never loses its lease.
+//!
+//! A promise is made by each acknowledged grant and renewal: the lease does not expire before the time at
+//! which the request was *sent*, plus the TTL, in served time. A client that trusts a lease by its own
+//! clock (send time + TTL − allowance) must never trust one that has expired.
+
+use super::Verdict;
+use crate::oracle::{End, Key, Lease};
+
+/// A lease expired at `at_ms`.
+///
+/// # Errors
+/// It had been promised for longer.
+pub fn expired(key: Key, lease: &Lease, at_ms: u64) -> Verdict {
+    if at_ms < lease.promised_ms {
+        return Err(format!(
+            "S2 never-early: {key:x?} with TTL {} ms expired at {at_ms}, promised until {}",
+            lease.ttl_ms, lease.promised_ms
+        ));
+    }
+    Ok(())
+}
+
+/// A promise is told of a lease that may have ended meanwhile.
+///
+/// # Errors
+/// It had expired before the promised time.
+pub fn promise(key: Key, lease: &Lease, promised_ms: u64) -> Verdict {
+    match lease.end {
+        Some(End { at_ms, expired: true, .. }) if at_ms < promised_ms => Err(format!(
+            "S2 never-early: {key:x?} was promised until {promised_ms}, and had expired at {at_ms}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A client is told what is left of a lease that had been promised until `promised_ms` when it asked.
+///
+/// # Errors
+/// Less than was promised before, or more than the TTL.
+pub fn remaining(key: Key, ttl_ms: u64, remaining_ms: u64, promised_ms: u64, now_ms: u64) -> Verdict {
+    if remaining_ms < ttl_ms && now_ms + remaining_ms < promised_ms {
+        return Err(format!(
+            "S2 never-early: {key:x?} is told {remaining_ms} ms at {now_ms}, promised until {promised_ms}"
+        ));
+    }
+    if remaining_ms > ttl_ms {
+        return Err(format!("S2 never-early: {key:x?} has {remaining_ms} ms of {ttl_ms} ms"));
+    }
+    Ok(())
+}
+
+/// A client trusted a lease until `valid_until_ms` of its clock, which stood at `local_ms` when it expired.
+///
+/// # Errors
+/// It still trusted it.
+pub fn trusted(key: Key, valid_until_ms: u64, local_ms: u64) -> Verdict {
+    if local_ms < valid_until_ms {
+        return Err(format!(
+            "S2 never-early: {key:x?} expired at {local_ms} of its holder's clock, who trusts it until {valid_until_ms}"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! `cargo sim`: runs seeds of the simulator.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use tenure_sim::plan::{Plan, Profile};
+use tenure_sim::sweep::{Amount, run, sweep};
+
+/// Runs Tenure on a simulated clock, disk and network, one seed at a time, and checks every invariant of the
+/// lease contract. Exit code 0: nothing was violated; 1: something was, and the command that repeats it is
+/// printed; 2: the command line makes no sense.
+#[derive(Parser)]
+#[command(name = "cargo sim")]
+struct Arguments {
+    /// Run this one seed
+    seed: Option<u64>,
+    /// Run this many seeds
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Run seeds of the crash profile until this many crashes and recoveries
+    #[arg(long, value_name = "N")]
+    crashes: Option<u64>,
+    /// First seed of many
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    from: u64,
+    /// Threads that run seeds side by side
+    #[arg(long, value_name = "J", default_value_t = 1)]
+    jobs: usize,
+    /// Which histories: `swarm` has everything and heals at the end, `crashes` is one crash after another
+    #[arg(long, default_value = "swarm")]
+    profile: String,
+    /// Stop the safety phase after this many steps
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Have this many clients
+    #[arg(long, value_name = "N")]
+    clients: Option<usize>,
+    /// Switch actions or deeds off by name, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    without: Vec<String>,
+    /// Print everything that happens
+    #[arg(long)]
+    trace: bool,
+    /// Put the files of the simulated disk here at the end of the one seed, for `tenure inspect DIR/d`
+    #[arg(long, value_name = "DIR")]
+    keep: Option<std::path::PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let profile = match (arguments.profile.as_str(), arguments.crashes) {
+        (_, Some(_)) | ("crashes", None) => Profile::Crashes,
+        ("swarm", None) => Profile::Swarm,
+        (other, None) => {
+            eprintln!("no profile `{other}`: swarm or crashes");
+            return ExitCode::from(2);
+        }
+    };
+    let adjust = |plan: &mut Plan| {
+        if let Some(steps) = arguments.steps {
+            plan.steps = steps;
+        }
+        if let Some(clients) = arguments.clients {
+            plan.clients = clients;
+        }
+        for name in &arguments.without {
+            plan.without(name);
+        }
+    };
+    if let Some(seed) = arguments.seed {
+        let mut plan = Plan::draw(seed, profile);
+        adjust(&mut plan);
+        let report = run(plan, arguments.trace || arguments.keep.is_some());
+        if arguments.trace {
+            print!("{}", report.trace);
+        }
+        if let Some(dir) = &arguments.keep
+            && let Err(error) = keep(dir, &report.files)
+        {
+            eprintln!("cannot write to {}: {error}", dir.display());
+        }
+        println!(
+            "seed {seed}: {} steps, {} crashes, digests {:016x} {:016x}",
+            report.steps, report.crashes, report.digests.0, report.digests.1
+        );
+        return verdict(seed, report.failure.as_deref(), profile);
+    }
+    let amount = match (arguments.crashes, arguments.seeds) {
+        (Some(crashes), _) => Amount::Crashes(crashes),
+        (None, seeds) => Amount::Seeds(seeds.unwrap_or(1_000)),
+    };
+    let started = Instant::now();
+    let sum = sweep(arguments.from, amount, arguments.jobs.max(1), profile, &adjust);
+    let seconds = started.elapsed().as_secs_f64().max(1e-9);
+    println!(
+        "{} seeds, {} crashes and recoveries, {} steps in {seconds:.1} s: {:.0} seeds/s, {:.0} crashes/s",
+        sum.seeds,
+        sum.crashes,
+        sum.steps,
+        sum.seeds as f64 / seconds,
+        sum.crashes as f64 / seconds
+    );
+    match sum.failure {
+        Some((seed, text)) => verdict(seed, Some(&text), profile),
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn keep(dir: &std::path::Path, files: &[(String, Vec<u8>)]) -> std::io::Result<()> {
+    for (path, bytes) in files {
+        let path = dir.join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+        std::fs::write(path, bytes)?;
+    }
+    Ok(())
+}
+
+fn verdict(seed: u64, failure: Option<&str>, profile: Profile) -> ExitCode {
+    let Some(text) = failure else { return ExitCode::SUCCESS };
+    let profile = if profile == Profile::Crashes { " --profile crashes" } else { "" };
+    println!("VIOLATION of {}: {text}", tenure_sim::checkers::named(text));
+    println!("repeat it: cargo sim {seed}{profile} --trace");
+    ExitCode::FAILURE
+}
