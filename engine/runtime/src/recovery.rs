@@ -4,6 +4,7 @@
 //! when all have succeeded does [`Store::begin`] make the next epoch durable, and only then may a
 //! core write. A failure anywhere before leaves the directory as it was.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +15,11 @@ use crate::config::{Config, Durability};
 use crate::error::OpenError;
 use crate::events::{EventHub, HistorySource};
 use crate::journal::Journal;
+use crate::limits::SHARD_COUNT_MAX;
 use crate::log::disk::DiskPort;
 use crate::log::{
-    DataDir, KeeperConfig, Recovered, Replay, ShardLog, SyncMode, Worker, open_for_writing, recover,
+    DataDir, KeeperConfig, LogError, MANIFEST_FILE, Manifest, Recovered, Replay, ShardLog, SyncMode, Worker,
+    open_for_writing, recover,
 };
 use crate::snapshotting::Snapshotting;
 
@@ -87,6 +90,9 @@ impl Store {
             return Ok(Store { inner: Arc::new(Inner { shards, disk: None, resharded_from: None }) });
         };
         let mut dir = DataDir::open_on(disk, path)?;
+        if let Some(manifest) = dir.manifest() {
+            check_shards(path, manifest)?;
+        }
         let found = dir.manifest().map(|manifest| manifest.shards.len());
         let found = found.map(|count| u16::try_from(count).expect("a manifest lists at most 65,535 shards"));
         let shard_count = config.shard_count.or(found).unwrap_or(cpu_count.max(1));
@@ -188,6 +194,22 @@ impl Store {
             tracing::warn!(%error, "the clean end of the log could not be noted");
         }
     }
+}
+
+/// What the log layer cannot know of a manifest: how many shards there may be, and which generations are whose (S1).
+fn check_shards(dir: &Path, manifest: &Manifest) -> Result<(), LogError> {
+    let invalid = |reason| LogError::Manifest { path: dir.join(MANIFEST_FILE), reason };
+    let count = manifest.shards.len();
+    let shard_count = u16::try_from(count).ok().filter(|count| *count <= SHARD_COUNT_MAX);
+    let shard_count = shard_count.ok_or_else(|| invalid(format!("{count} shards")))?;
+    for (index, shard) in (0..).map(ShardIndex).zip(&manifest.shards) {
+        let range = generation_range(index, shard_count);
+        if !range.contains(&shard.generation_base) {
+            let base = shard.generation_base;
+            return Err(invalid(format!("shard {index} has the generation base {base}, outside {range:?}")));
+        }
+    }
+    Ok(())
 }
 
 /// Nothing remembers which IDs an engine in memory gave out before it was started again, so each
