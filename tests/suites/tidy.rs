@@ -305,6 +305,41 @@ fn every_dependency_has_its_reason() {
     none("docs/decisions/0001 gives a reason for", &missing.map(str::to_owned).collect::<Vec<_>>());
 }
 
+/// How often a file's code says `unsafe`, comments and texts left out.
+fn unsafe_count(file: &SourceFile) -> usize {
+    let uses = |code: &str| {
+        let outside_texts: String = code.split('"').step_by(2).collect::<Vec<_>>().join("\"\"");
+        let words = outside_texts.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        words.filter(|word| *word == UNSAFE).count()
+    };
+    let attributes = |code: &str| code.trim_start().starts_with("#!") || code.trim_start().starts_with("#[");
+    code_lines(file).filter(|(_, code)| !attributes(code)).map(|(_, code)| uses(code)).sum()
+}
+
+/// In pieces, so that this file is not counted.
+const UNSAFE: &str = concat!("un", "safe");
+
+#[test]
+fn every_unsafe_block_is_listed() {
+    let document = std::fs::read_to_string(tree::root().join("docs/unsafe.md")).expect("the list");
+    let mut listed = std::collections::BTreeMap::new();
+    for line in document.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let files = cells[0].split('`').skip(1).step_by(2);
+        let counts = cells[1].split(", ").map(|count| count.parse::<usize>().expect("a count"));
+        listed.extend(files.map(str::to_owned).zip(counts));
+    }
+    let mut breaches = Vec::new();
+    for file in PACKAGES.iter().flat_map(|package| sources(package)) {
+        let (count, told) = (unsafe_count(&file), listed.remove(&file.path).unwrap_or(0));
+        if count != told {
+            breaches.push(format!("{}: {count} uses, docs/unsafe.md says {told}", file.path));
+        }
+    }
+    breaches.extend(listed.into_keys().map(|path| format!("{path}: listed, but not there")));
+    none("docs/unsafe.md lists every use of it", &breaches);
+}
+
 #[test]
 fn the_rules_see_what_they_forbid() {
     let bad = SourceFile { path: "x.rs".into(), text: "let now = Instant::now(); // not std::fs\n".into() };
@@ -315,5 +350,8 @@ fn the_rules_see_what_they_forbid() {
         links("see [a](b.md#c) and [d](e)\n```\n[x](y)\n```"),
         [(1, "b.md#c".into()), (1, "e".into())]
     );
+    let text =
+        format!("#![forbid({UNSAFE}_code)]\n{UNSAFE} fn f() {{}} // {UNSAFE}\nlet s = \"{UNSAFE}\";\n");
+    assert_eq!(unsafe_count(&SourceFile { path: "x.rs".into(), text }), 1);
     assert!(anchors("## The ID rule (1)").contains("the-id-rule-1"));
 }
