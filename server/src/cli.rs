@@ -34,6 +34,8 @@ mod start_at;
 mod status;
 mod ttl;
 mod watch;
+#[cfg(feature = "simulation")]
+pub mod words;
 
 /// A lease engine: leases with deadlines, renewed by the million, expired on time.
 #[derive(Debug, Parser)]

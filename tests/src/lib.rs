@@ -7,6 +7,7 @@
 //!   crate cannot hide a fault of the server;
 //! - [`crash`]: load, oracle and audit of the crash suite;
 //! - [`scenario`]: the readable files of `tests/scenarios`, run against one shard;
+//! - [`fuzz`]: what fuzzers are let loose on;
 //! - [`power`]: what a power loss may leave on a disk, recovered and audited;
 //! - [`sandbox`]: children with too little memlock, without io_uring, with a small disk;
 //! - [`tree`]: the source tree, for the tidiness rules;
@@ -16,6 +17,7 @@
 //! failure, and nothing else.
 
 pub mod crash;
+pub mod fuzz;
 pub mod patience;
 pub mod power;
 pub mod random;

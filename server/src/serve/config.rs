@@ -160,6 +160,19 @@ fn read_file(path: &Path) -> Result<Settings, ConfigError> {
         .map_err(|error| ConfigError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
+/// What the text of a configuration file alone adds up to: for fuzzing, no stability is promised.
+///
+/// # Errors
+/// As of [`load`].
+#[cfg(feature = "simulation")]
+pub fn read(text: &str) -> Result<(ServeConfig, Effective), ConfigError> {
+    let file = toml::from_str(text)
+        .map_err(|error| ConfigError::File { path: PathBuf::new(), reason: error.to_string() })?;
+    let mut effective = Effective::default();
+    let config = layer(Settings::default(), file, &|_| Source::File(PathBuf::new()), &mut effective)?;
+    Ok((config, effective))
+}
+
 /// Picks each value from the topmost layer that has it and notes where it came from.
 struct Layers<'a> {
     source: &'a dyn Fn(&'static str) -> Source,

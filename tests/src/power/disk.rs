@@ -21,6 +21,8 @@ use crate::random::Random;
 pub const SEGMENT_BYTES: u64 = 256 << 10;
 /// Largest batch; a segment is left when no such batch fits any more.
 const BATCH_BYTES_MAX: usize = 128 << 10;
+const SIZES: Sizes =
+    Sizes { segment_bytes_unit: SEGMENT_BYTES, batch_bytes_max: BATCH_BYTES_MAX, reads_ahead: false };
 
 /// An image and what had been promised when the power went.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ struct State {
     /// When the image of the durable part was last taken.
     settled_count: u64,
     promises: Arc<Promises>,
+    sizes: Sizes,
 }
 
 /// See the module's header.
@@ -71,6 +74,7 @@ impl MediumDisk {
             operations: 0,
             settled_count: 0,
             promises: Arc::default(),
+            sizes: SIZES,
         };
         MediumDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -79,6 +83,14 @@ impl MediumDisk {
     #[must_use]
     pub fn plain(medium: Medium, seed: u64) -> MediumDisk {
         MediumDisk::recording(medium, seed, 0)
+    }
+
+    /// A disk of other sizes that takes no images.
+    #[must_use]
+    pub fn sized(medium: Medium, seed: u64, sizes: Sizes) -> MediumDisk {
+        let disk = MediumDisk::plain(medium, seed);
+        disk.state().sizes = sizes;
+        disk
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -207,7 +219,7 @@ impl Disk for MediumDisk {
     }
 
     fn sizes(&self) -> Sizes {
-        Sizes { segment_bytes_unit: SEGMENT_BYTES, batch_bytes_max: BATCH_BYTES_MAX, reads_ahead: false }
+        self.state().sizes
     }
 }
 
