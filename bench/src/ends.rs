@@ -50,7 +50,9 @@ pub(crate) struct Trickle {
     pub(crate) due_ns: HashMap<u64, u64>,
     pub(crate) ended: u64,
     pub(crate) early: u64,
-    pub(crate) unknown: u64,
+    /// When leases ended whose grant has not been answered: the answer comes on another connection, and may be
+    /// read later. Those that stay are of leases that nobody asked for, or ended twice.
+    unexplained_ns: HashMap<u64, u64>,
     pub(crate) lateness: Latency,
 }
 
@@ -114,18 +116,36 @@ impl Storm {
 
 impl Trickle {
     pub(crate) fn new() -> Trickle {
-        Trickle { due_ns: HashMap::new(), ended: 0, early: 0, unknown: 0, lateness: Latency::new() }
+        Trickle {
+            due_ns: HashMap::new(),
+            ended: 0,
+            early: 0,
+            unexplained_ns: HashMap::new(),
+            lateness: Latency::new(),
+        }
     }
 
     pub(crate) fn granted(&mut self, id: LeaseId, sent_ns: u64, ttl_ms: u64) {
-        self.due_ns.insert(id.0, sent_ns + ttl_ms * 1_000_000);
+        let due_ns = sent_ns + ttl_ms * 1_000_000;
+        match self.unexplained_ns.remove(&id.0) {
+            Some(ended_ns) => self.count(due_ns, ended_ns),
+            None => drop(self.due_ns.insert(id.0, due_ns)),
+        }
+    }
+
+    /// Ends of leases that nobody asked for, or that had ended before.
+    pub(crate) fn unknown(&self) -> u64 {
+        self.unexplained_ns.len() as u64
     }
 
     fn expired(&mut self, id: LeaseId, now_ns: u64) {
-        let Some(due_ns) = self.due_ns.remove(&id.0) else {
-            self.unknown += 1;
-            return;
-        };
+        match self.due_ns.remove(&id.0) {
+            Some(due_ns) => self.count(due_ns, now_ns),
+            None => drop(self.unexplained_ns.insert(id.0, now_ns)),
+        }
+    }
+
+    fn count(&mut self, due_ns: u64, now_ns: u64) {
         self.ended += 1;
         if now_ns < due_ns {
             self.early += 1;
@@ -184,6 +204,18 @@ mod tests {
         let mut ends = Ends::Trickle(trickle);
         expire(&mut ends, Cause::Expired, &[7, 8], 59 * MS);
         let Ends::Trickle(trickle) = ends else { panic!() };
-        assert_eq!((trickle.early, trickle.unknown, trickle.ended), (1, 1, 1));
+        assert_eq!((trickle.early, trickle.unknown(), trickle.ended), (1, 1, 1));
+    }
+
+    #[test]
+    fn s9_an_end_may_be_read_before_the_grant() {
+        let mut ends = Ends::Trickle(Trickle::new());
+        expire(&mut ends, Cause::Expired, &[7, 8], 70 * MS);
+        let Ends::Trickle(mut trickle) = ends else { panic!() };
+        assert_eq!((trickle.unknown(), trickle.ended), (2, 0));
+        trickle.granted(LeaseId(7), 10 * MS, 50);
+        assert_eq!((trickle.unknown(), trickle.ended, trickle.early), (1, 1, 0));
+        assert_eq!(trickle.lateness.quantiles().unwrap().count, 1);
+        assert!(trickle.due_ns.is_empty());
     }
 }

@@ -296,7 +296,7 @@ pub(super) fn trickle_row(
     let missing = trickle.due_ns.len() as u64;
     count_wrong(
         &mut wrong,
-        &[("early (S2)", trickle.early), ("never ended", missing), ("of unknown leases", trickle.unknown)],
+        &[("early (S2)", trickle.early), ("never ended", missing), ("of unknown leases", trickle.unknown())],
     );
     LatenessRow {
         phase: phase.to_owned(),
