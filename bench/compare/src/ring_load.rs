@@ -347,3 +347,6 @@ impl<T: Talk> Party<T> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crate::line::{Line, Origin, PeerLine, SCHEMA};
 use crate::measure::{Job, Measure, Scene};
 use crate::peer::{Installed, Peer, find};
 use crate::scene::{self, Variant, variants};
+use crate::server;
 
 /// What is run.
 pub(crate) struct Run {
@@ -33,6 +34,7 @@ pub(crate) fn run(run: &Run) -> anyhow::Result<Vec<PeerLine>> {
     if let Some(cpu) = run.origin.plan.load_cpu {
         pin_to(cpu).with_context(|| format!("cannot stay on CPU {cpu}"))?;
     }
+    server::sweep(&run.origin.plan.place);
     let mut lines = Vec::new();
     let mut scenes: Vec<Scene> = run.jobs.iter().map(|job| job.scene()).collect();
     scenes.sort_unstable();

@@ -1,8 +1,9 @@
 //! A peer's server: a child process on a free loopback port, in a temporary directory on a disk, on one CPU.
 //!
 //! Every server gets the same: one CPU for all its threads, its own directory, and settings that its
-//! documentation names for the job. Whatever happens to the run, no child outlives it and no directory
-//! stays: by `Drop` when the run ends, by the parent-death signal when this process is killed.
+//! documentation names for the job. Whatever happens to the run, no child outlives it: by `Drop` when the
+//! run ends, by the parent-death signal when this process is killed. What a killed run leaves on the disk,
+//! the next one removes ([`sweep`]).
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -56,6 +57,22 @@ pub(crate) struct Server {
     lines: Lines,
     /// Removed after the child has ended.
     directory: TempDir,
+}
+
+/// Directories of servers are named after this and the process that made them.
+const PREFIX: &str = "tenure-compare-";
+
+/// Removes the directories of runs that were killed.
+pub(crate) fn sweep(place: &Path) {
+    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+        let Some(owner) = owner.and_then(|(pid, _)| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new(&format!("/proc/{owner}")).exists() {
+            // Somebody else's remain.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 type Lines = Arc<Mutex<VecDeque<String>>>;
@@ -139,7 +156,7 @@ impl Server {
     /// When it does not start or does not listen in time; its output is in the error.
     pub(crate) fn start(launch: &Launch) -> anyhow::Result<Server> {
         let directory = tempfile::Builder::new()
-            .prefix("tenure-compare-")
+            .prefix(&format!("{PREFIX}{}-", std::process::id()))
             .tempdir_in(&launch.place)
             .with_context(|| format!("cannot make a directory in {}", launch.place.display()))?;
         let ports = free_ports()?;
@@ -304,6 +321,20 @@ mod tests {
         let memory = settings(Family::Etcd, Durability::Memory, false);
         assert!(memory.contains(&"--unsafe-no-fsync"));
         assert!(!settings(Family::Etcd, Durability::Usual, false).contains(&"--unsafe-no-fsync"));
+    }
+
+    #[test]
+    fn a_sweep_removes_what_killed_runs_left_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let mine = format!("{PREFIX}{}-abc", std::process::id());
+        // No process has the largest number.
+        let dead = format!("{PREFIX}{}-abc", u32::MAX);
+        for name in [mine.as_str(), &dead, "tenure-compare-", "tenure-bench-1-x"] {
+            std::fs::create_dir(place.path().join(name)).unwrap();
+        }
+        sweep(place.path());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 3);
+        assert!(!place.path().join(dead).exists());
     }
 
     #[test]
