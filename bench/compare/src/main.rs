@@ -9,6 +9,7 @@
 //! What it deliberately does not do: install anything (`install-peers.sh` does), judge goals (`tenure
 //! bench goals` does), or belong to the default build: it is a comparison for whoever doubts the figures.
 
+mod cpu_clock;
 mod etcd;
 mod line;
 mod measure;

@@ -62,7 +62,7 @@ impl Plan {
             span_s: if quick { 0.3 } else { 1.5 },
             leases: pick(1_000_000, 20_000),
             storm_leases: pick(1_000_000, 20_000),
-            etcd_leases: pick(30_000, 1_000),
+            etcd_leases: pick(50_000, 1_000),
             etcd_storm_leases: pick(10_000, 500),
             foreground_per_second: 10_000.0,
             calm_s: if quick { 0.5 } else { 1.5 },

@@ -8,8 +8,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use tenure_bench::instruments::{Latency, Ring, Watched};
+use tenure_bench::instruments::{Latency, Ring};
 
+use crate::cpu_clock::CpuClock;
 use crate::talk::{Ask, Book, Heard, Talk, Verb};
 
 /// A server that owes replies and sends none for this long has failed the run.
@@ -90,7 +91,7 @@ pub(crate) struct Storm {
     /// How long after the deadline to give up.
     pub(crate) grace: Duration,
     /// The server.
-    pub(crate) watched: Watched,
+    pub(crate) cpu_clock: CpuClock,
 }
 
 /// What a storm was like.
@@ -111,20 +112,19 @@ pub(crate) struct Costs {
 }
 
 impl Costs {
-    pub(crate) fn note(&mut self, moment: usize, at_ns: u64, watched: Watched) {
+    pub(crate) fn note(&mut self, moment: usize, at_ns: u64, clock: CpuClock) {
         self.at_ns[moment] = at_ns;
-        self.cpu[moment] = watched.cpu().unwrap_or_default();
+        self.cpu[moment] = clock.read().unwrap_or_default();
     }
 
-    /// CPU time since the deadline beyond what the foreground cost before it; `None` when it is too little
-    /// for the kernel's ticks of 10 ms.
+    /// CPU time since the deadline beyond what the foreground cost before it; `None` when that was not more.
     pub(crate) fn of_the_storm(&self) -> Option<Duration> {
         let calm_s = (self.at_ns[1] - self.at_ns[0]) as f64 / 1e9;
         let storm_s = (self.at_ns[2] - self.at_ns[1]) as f64 / 1e9;
         let before = self.cpu[1].saturating_sub(self.cpu[0]).as_secs_f64();
         let during = self.cpu[2].saturating_sub(self.cpu[1]).as_secs_f64();
         let more = during - before / calm_s.max(0.01) * storm_s;
-        (more >= 0.02).then(|| Duration::from_secs_f64(more))
+        (more > 0.0).then(|| Duration::from_secs_f64(more))
     }
 }
 
@@ -255,7 +255,7 @@ impl<T: Talk> Party<T> {
             ring.send(last, wires[last].talk.outgoing());
         }
         let began_ns = clock.now_ns();
-        ridden.costs.note(0, began_ns, storm.watched);
+        ridden.costs.note(0, began_ns, storm.cpu_clock);
         let give_up_ns = storm.deadline_ns + storm.grace.as_nanos() as u64;
         // A storm that is over at once leaves something to measure.
         let until_ns = storm.deadline_ns + 200_000_000;
@@ -264,7 +264,7 @@ impl<T: Talk> Party<T> {
         loop {
             let now_ns = clock.now_ns();
             if now_ns >= storm.deadline_ns && due.take().is_some() {
-                ridden.costs.note(1, now_ns, storm.watched);
+                ridden.costs.note(1, now_ns, storm.cpu_clock);
             }
             let over = now_ns >= until_ns && ended >= storm.expected || now_ns >= give_up_ns;
             if over && issued == answered && !polling {
@@ -310,7 +310,7 @@ impl<T: Talk> Party<T> {
                 }
             }
         }
-        ridden.costs.note(2, clock.now_ns(), storm.watched);
+        ridden.costs.note(2, clock.now_ns(), storm.cpu_clock);
         ring.close(|_, _| ())?;
         ridden.heard.ended = ended;
         Ok(ridden)

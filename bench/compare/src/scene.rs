@@ -130,8 +130,7 @@ impl Stage<'_> {
         let load_busy = found.busy_ns as f64 / found.elapsed_ns as f64;
         measure.set("operations", operations);
         measure.set("per_second", operations / elapsed_s);
-        // The kernel counts in ticks of 10 ms: less than five of them are no measurement.
-        if operations > 0.0 && cpu >= Duration::from_millis(50) {
+        if operations > 0.0 {
             measure.set("server_cpu_ns", cpu.as_nanos() as f64 / operations);
         }
         measure.set("server_cpus", server_cpus);

@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tenure_bench::instruments::Watched;
 
+use crate::cpu_clock::CpuClock;
 use crate::peer::{Family, Installed};
 
 /// How long a server may take until it accepts connections.
@@ -187,8 +188,11 @@ impl Server {
     }
 
     /// For whoever reads its CPU time in the middle of a load.
-    pub(crate) fn watched(&self) -> Watched {
-        Watched::new(self.child.id())
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn cpu_clock(&self) -> anyhow::Result<CpuClock> {
+        CpuClock::of(self.child.id()).with_context(|| format!("the server is gone{}", self.output()))
     }
 
     /// User and system time so far.
@@ -196,7 +200,7 @@ impl Server {
     /// # Errors
     /// When it has ended.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        self.watched().cpu().with_context(|| format!("the server is gone{}", self.output()))
+        self.cpu_clock()?.read().with_context(|| format!("the server is gone{}", self.output()))
     }
 
     /// Resident memory, bytes.
@@ -204,7 +208,7 @@ impl Server {
     /// # Errors
     /// When it has ended.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let memory = self.watched().memory();
+        let memory = Watched::new(self.child.id()).memory();
         Ok(memory.with_context(|| format!("the server is gone{}", self.output()))?.resident_bytes)
     }
 

@@ -125,14 +125,14 @@ async fn listen(
         {
             let costs = &mut ridden.borrow_mut().costs;
             if begun.take().is_some() {
-                costs.note(0, now_ns, storm.watched);
+                costs.note(0, now_ns, storm.cpu_clock);
             }
             if now_ns >= storm.deadline_ns && at_deadline.take().is_some() {
-                costs.note(1, now_ns, storm.watched);
+                costs.note(1, now_ns, storm.cpu_clock);
             }
             let gives_up = now_ns > storm.deadline_ns + storm.grace.as_nanos() as u64;
             if due.borrow().is_empty() && at_deadline.is_none() || gives_up {
-                costs.note(2, now_ns, storm.watched);
+                costs.note(2, now_ns, storm.cpu_clock);
                 return Ok(());
             }
         }

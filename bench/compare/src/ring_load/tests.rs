@@ -102,7 +102,7 @@ fn a_storm_is_late_by_what_it_is_late_and_its_renewals_are_told_apart() {
         events: false,
         staying: 1_000,
         grace: Duration::from_secs(30),
-        watched: Watched::new(std::process::id()),
+        cpu_clock: CpuClock::of(std::process::id()).unwrap(),
     };
     let mut ridden = party.ride_out(storm).unwrap();
     assert_eq!((ridden.heard.ended, ridden.early), (500, 0));

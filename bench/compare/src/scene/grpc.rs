@@ -108,7 +108,7 @@ impl Stage<'_> {
             events: true,
             staying,
             grace: Duration::from_secs(120),
-            watched: self.server.watched(),
+            cpu_clock: self.server.cpu_clock()?,
         };
         let ridden = party.ride_out(storm, due)?;
         let how = "a key each, heard by a watch; deadlines within one second";

@@ -157,7 +157,7 @@ impl Stage<'_> {
             events: self.events,
             staying: granted,
             grace: Duration::from_secs(60),
-            watched: self.server.watched(),
+            cpu_clock: self.server.cpu_clock()?,
         };
         let ridden = party.ride_out(storm)?;
         let told = ridden.heard.ended_sum;
