@@ -149,6 +149,9 @@ pub(crate) fn run(lane: &mut Lane, settings: ClosedLoop, board: &Board) -> anyho
             }
         }
         running.glance.publish(notice, running.tally.operations, now_ns);
+        let whole = running.settings.operations_max;
+        // Whichever ends it first: its time or its work.
+        notice.tell_done([(now_ns - began_ns, until_ns - began_ns), (whole - running.budget, whole)]);
     }
     let mut tally = running.tally;
     tally.elapsed_ns = now_ns - began_ns;

@@ -143,7 +143,9 @@ pub(crate) fn run(lane: &mut Lane, settings: OpenLoop, board: &Board) -> anyhow:
             continue;
         };
         heard_ns = arrived_ns;
-        running.glance.publish(&board.notices[lane.index], running.operations(), heard_ns);
+        let notice = &board.notices[lane.index];
+        running.glance.publish(notice, running.operations(), heard_ns);
+        notice.tell_done([(heard_ns - began_ns, until_ns - began_ns)]);
     }
     if !matches!(running.settings.ends, Ends::Elsewhere) {
         board.events_complete.store(true, Ordering::Relaxed);

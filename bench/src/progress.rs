@@ -17,6 +17,8 @@ pub(crate) const REFRESH: Duration = Duration::from_millis(200);
 pub(crate) struct Notice {
     pub(crate) operations: AtomicU64,
     p99_ns: AtomicU64,
+    /// How much of its work or of its time is done.
+    done_permille: AtomicU64,
 }
 
 /// Between the main thread and the load threads of one phase.
@@ -44,6 +46,12 @@ impl Board {
 
     fn operations(&self) -> u64 {
         self.notices.iter().map(|notice| notice.operations.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Of the thread that has most left to do; `None` until one has said so.
+    fn done_permille(&self) -> Option<u64> {
+        let done = self.notices.iter().map(|notice| notice.done_permille.load(Ordering::Relaxed));
+        done.min().filter(|&done| done > 0)
     }
 
     fn p99(&self) -> Duration {
@@ -108,6 +116,21 @@ fn lowest_of(bucket: usize) -> u64 {
     (8 + bucket as u64 % 8) << (power - 3)
 }
 
+impl Notice {
+    /// Tells how much is done: the largest of these parts of a whole, in whatever they are counted.
+    #[inline]
+    pub(crate) fn tell_done<const N: usize>(&self, parts: [(u64, u64); N]) {
+        let done = parts.map(|(part, whole)| (part as f64 * 1_000.0 / whole.max(1) as f64) as u64);
+        self.done_permille.store(done.into_iter().max().unwrap_or(0).min(1_000), Ordering::Relaxed);
+    }
+}
+
+/// A bar of twenty cells.
+fn bar(done_permille: u64) -> String {
+    let full = (done_permille.min(1_000) / 50) as usize;
+    format!("[{}{}]", "#".repeat(full), ".".repeat(20 - full))
+}
+
 /// The line on standard error.
 pub(crate) struct Progress {
     draws: bool,
@@ -141,7 +164,8 @@ impl Progress {
         self.seen = (operations, self.drawn);
         let p99 = board.p99();
         let p99 = if p99.is_zero() { "-".to_owned() } else { human::span(p99) };
-        eprint!("\r\x1b[K{label}  {}/s  p99 {p99}", human::count(rate));
+        let bar = board.done_permille().map_or(String::new(), |done| format!("  {}", bar(done)));
+        eprint!("\r\x1b[K{label}{bar}  {}/s  p99 {p99}", human::count(rate));
         let _ = std::io::stderr().flush();
     }
 
@@ -168,6 +192,17 @@ mod tests {
         let p99_ns = glance.p99_ns().unwrap();
         assert!((3_000_000 * 7 / 8..=3_000_000).contains(&p99_ns), "{p99_ns}");
         assert_eq!(Glance::new().p99_ns(), None);
+    }
+
+    #[test]
+    fn the_bar_is_of_the_slowest_thread() {
+        let board = Board::new(2);
+        assert_eq!(board.done_permille(), None, "nobody has said anything");
+        board.notices[0].tell_done([(u64::MAX, u64::MAX)]);
+        board.notices[1].tell_done([(1, 4), (1, u64::MAX)]);
+        assert_eq!(board.done_permille(), Some(250));
+        assert_eq!(bar(250), "[#####...............]");
+        assert_eq!(bar(5_000), "[####################]");
     }
 
     #[test]
