@@ -119,6 +119,9 @@ pub struct Goals {
     pub rows: Vec<GoalRow>,
     /// Whole run, seconds.
     pub elapsed_s: f64,
+    /// Share of the machine's CPUs that other processes took meanwhile, 0 to 1.
+    #[serde(default)]
+    pub others_share: Option<f64>,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
     /// A signal ended the run.

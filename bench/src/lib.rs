@@ -33,6 +33,7 @@ mod lane;
 mod latency;
 pub mod limits;
 mod link;
+mod neighbours;
 mod open_loop;
 mod order;
 mod plan;

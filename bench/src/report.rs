@@ -58,6 +58,9 @@ pub struct Report {
     pub stop_s: Option<f64>,
     /// Whole run, seconds.
     pub elapsed_s: f64,
+    /// Share of the machine's CPUs that other processes took meanwhile, 0 to 1.
+    #[serde(default)]
+    pub others_share: Option<f64>,
     /// What ended the run before its time, or went wrong beside the rows.
     pub failures: Vec<String>,
     /// A signal ended the run.
@@ -230,6 +233,7 @@ impl Report {
             memory: None,
             stop_s: None,
             elapsed_s: 0.0,
+            others_share: None,
             failures: Vec::new(),
             interrupted: false,
         }
@@ -242,6 +246,19 @@ impl Report {
         let lateness = self.lateness.iter().all(|row| row.errors.is_empty());
         let restarts = self.restarts.iter().all(|row| row.errors.is_empty());
         rows && lateness && restarts && self.failures.is_empty() && !self.interrupted
+    }
+
+    /// What went wrong, in words: nothing in a clean run that was not interrupted.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let rows = self.rows.iter().map(|row| (row.phase.as_str(), &row.errors));
+        let late = self.lateness.iter().map(|row| (row.phase.as_str(), &row.errors));
+        let restarts = self.restarts.iter().map(|row| ("restart", &row.errors));
+        let errors = rows.chain(late).chain(restarts).flat_map(|(phase, errors)| {
+            errors.iter().map(move |(what, count)| format!("{phase}: {what} {count} times"))
+        });
+        let idle = self.rows.iter().filter(|row| row.operations == 0);
+        let idle = idle.map(|row| format!("{}: nothing was done", row.phase));
+        errors.chain(idle).chain(self.failures.iter().cloned()).collect()
     }
 
     /// The table for people.
@@ -311,7 +328,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_error_an_empty_row_a_failure_or_a_signal_spoil_a_report() {
-        assert!(sample().is_clean());
+        assert!(sample().is_clean() && sample().problems().is_empty());
         let spoilt: [fn(&mut Report); 4] = [
             |report| report.rows[0].errors = [("NotFound".to_owned(), 1)].into(),
             |report| report.rows[0].operations = 0,
@@ -322,6 +339,7 @@ pub(crate) mod tests {
             let mut report = sample();
             spoil(&mut report);
             assert!(!report.is_clean(), "{}", report.to_text());
+            assert_eq!(report.problems().len(), usize::from(!report.interrupted));
         }
     }
 

@@ -26,6 +26,7 @@ use crate::interrupt;
 use crate::lane::{Lane, LaneSettings};
 use crate::latency::Latency;
 use crate::link::Introduction;
+use crate::neighbours::Neighbours;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::{MemoryRow, Report, Row};
@@ -52,7 +53,7 @@ pub(crate) struct Run {
 pub(crate) fn run(args: &BenchArgs, server_exe: PathBuf) -> anyhow::Result<Report> {
     let plan = Plan::new(args)?;
     let _watch = interrupt::Watch::start();
-    let began = Instant::now();
+    let (began, neighbours) = (Instant::now(), Neighbours::watch());
     let mut run = Run::start(args, plan, server_exe)?;
     for phase in run.plan.phases.clone() {
         if let Err(error) = run.phase(phase) {
@@ -66,6 +67,8 @@ pub(crate) fn run(args: &BenchArgs, server_exe: PathBuf) -> anyhow::Result<Repor
     let mut report = run.finish();
     report.interrupted = interrupt::is_interrupted();
     report.elapsed_s = began.elapsed().as_secs_f64();
+    // A server that was there before is neither a child nor a stranger.
+    report.others_share = report.plan.server.as_ref().and_then(|_| neighbours.share());
     Ok(report)
 }
 

@@ -17,6 +17,7 @@ use crate::args::{BenchArgs, CpuChoice, Phase, parse_span};
 use crate::host::Host;
 use crate::human;
 use crate::limits::LEASES_MAX;
+use crate::neighbours::{self, Neighbours};
 use crate::report::{Line, Report, aligned, write_html};
 use crate::{EXIT_FAILED, EXIT_INTERRUPTED, SCHEMA, measure};
 
@@ -69,6 +70,9 @@ pub struct Scale {
     pub steps: Vec<Report>,
     /// All of it, seconds.
     pub elapsed_s: f64,
+    /// Share of the machine's CPUs that other processes took meanwhile, 0 to 1.
+    #[serde(default)]
+    pub others_share: Option<f64>,
 }
 
 /// A figure of a step: its name, how it is read, and its unit as text.
@@ -124,8 +128,14 @@ pub(crate) fn run(args: &ScaleArgs, server_exe: &std::path::Path) -> anyhow::Res
         (1..=LEASES_MAX).contains(&args.from) && (args.from..=LEASES_MAX).contains(&args.to),
         "--from and --to must be from 1 to {LEASES_MAX}, and --to not less than --from"
     );
-    let began = Instant::now();
-    let mut scale = Scale { schema: SCHEMA, host: Host::observe(), steps: Vec::new(), elapsed_s: 0.0 };
+    let (began, neighbours) = (Instant::now(), Neighbours::watch());
+    let mut scale = Scale {
+        schema: SCHEMA,
+        host: Host::observe(),
+        steps: Vec::new(),
+        elapsed_s: 0.0,
+        others_share: None,
+    };
     for leases in steps(args.from, args.to) {
         if !args.no_progress {
             eprintln!("-- {} leases", human::count(leases as f64));
@@ -138,6 +148,7 @@ pub(crate) fn run(args: &ScaleArgs, server_exe: &std::path::Path) -> anyhow::Res
         }
     }
     scale.elapsed_s = began.elapsed().as_secs_f64();
+    scale.others_share = neighbours.share();
     let code = match scale.steps.last() {
         Some(last) if last.interrupted => ExitCode::from(EXIT_INTERRUPTED),
         Some(last) if last.is_clean() => ExitCode::SUCCESS,
@@ -208,18 +219,13 @@ impl Scale {
         };
         aligned(&self.cells(), 1, &mut line);
         line(String::new());
-        let errors = |report: &Report| {
-            let rows = report.rows.iter().map(|row| &row.errors);
-            let late = report.lateness.iter().map(|row| &row.errors);
-            let restarts = report.restarts.iter().map(|row| &row.errors);
-            let all: Vec<String> =
-                rows.chain(late).chain(restarts).flat_map(|errors| errors.keys().cloned()).collect();
-            all.into_iter().chain(report.failures.iter().cloned()).collect::<Vec<_>>()
-        };
         for report in &self.steps {
-            for error in errors(report) {
+            for error in report.problems() {
                 line(format!("FAILED: {} leases: {error}", human::count(report.plan.leases as f64)));
             }
+        }
+        if let Some(note) = neighbours::note(self.others_share) {
+            line(note);
         }
         line(format!("{:.0} s", self.elapsed_s));
         out
@@ -265,8 +271,13 @@ mod tests {
     #[test]
     fn the_table_has_a_column_for_each_step() {
         let step = crate::report::tests::sample();
-        let scale =
-            Scale { schema: SCHEMA, host: Host::observe(), steps: vec![step.clone(), step], elapsed_s: 1.0 };
+        let scale = Scale {
+            schema: SCHEMA,
+            host: Host::observe(),
+            steps: vec![step.clone(), step],
+            elapsed_s: 1.0,
+            others_share: None,
+        };
         let cells = scale.cells();
         assert!(cells.iter().all(|row| row.len() == 3));
         assert_eq!(cells[1], ["renew, CPU", "158 ns", "158 ns"]);

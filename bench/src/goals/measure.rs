@@ -15,6 +15,7 @@ use crate::floor::{disk, echo, memory, on_cpu, wake};
 use crate::host::{self, Host};
 use crate::in_process;
 use crate::interrupt;
+use crate::neighbours::Neighbours;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::run;
@@ -49,7 +50,7 @@ struct Measuring<'a> {
 
 /// Measures everything and judges it.
 pub(super) fn measure(args: &GoalsArgs, exe: PathBuf) -> anyhow::Result<Goals> {
-    let began = Instant::now();
+    let (began, neighbours) = (Instant::now(), Neighbours::watch());
     let mut measuring = Measuring::new(args, exe)?;
     {
         let _watch = interrupt::Watch::start();
@@ -59,6 +60,7 @@ pub(super) fn measure(args: &GoalsArgs, exe: PathBuf) -> anyhow::Result<Goals> {
     measuring.servers();
     let mut goals = measuring.goals;
     goals.elapsed_s = began.elapsed().as_secs_f64();
+    goals.others_share = neighbours.share();
     goals.rows = rows::judge(&goals);
     Ok(goals)
 }
@@ -105,6 +107,7 @@ impl<'a> Measuring<'a> {
             live: None,
             rows: Vec::new(),
             elapsed_s: 0.0,
+            others_share: None,
             failures: Vec::new(),
             interrupted: false,
         };

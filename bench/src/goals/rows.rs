@@ -357,6 +357,7 @@ mod tests {
             live: Some(report(&["renew-batch"], &["storm"])),
             rows: Vec::new(),
             elapsed_s: 0.0,
+            others_share: None,
             failures: Vec::new(),
             interrupted: false,
         };

@@ -3,6 +3,7 @@
 use super::rows::{Bound, Figure, Unit};
 use super::{GoalRow, Goals};
 use crate::human;
+use crate::neighbours;
 use crate::report::aligned;
 
 pub(super) fn render(goals: &Goals) -> String {
@@ -45,6 +46,12 @@ pub(super) fn render(goals: &Goals) -> String {
     }
     line(String::new());
     line(summary(&goals.rows));
+    if let Some(note) = neighbours::note(goals.others_share) {
+        line(note);
+    }
+    for problem in goals.reports().flat_map(crate::report::Report::problems) {
+        line(format!("FAILED: {problem}"));
+    }
     for failure in &goals.failures {
         line(format!("FAILED: {failure}"));
     }

@@ -98,6 +98,9 @@ fn goal_section(out: &mut String, goals: &Goals) {
             "<p class=note>A quick run with small counts: it works, the figures say nothing else.</p>",
         );
     }
+    if let Some(note) = crate::neighbours::note(goals.others_share) {
+        let _ = write!(out, "<p class=note>{}</p>", escape(&note));
+    }
     out.push_str("<div class=scroll><table><tr><th><th>value<th>goal<th>floor<th>× floor<th>");
     for row in &goals.rows {
         let _ = write!(out, "<tr class=job><td colspan=6>{}", escape(&row.job));

@@ -6,6 +6,7 @@ use super::{Line, Report};
 use crate::goals::{GoalRow, Goals, goal_bound, goal_text, goal_verdict};
 use crate::host::Host;
 use crate::human;
+use crate::neighbours;
 use crate::scale::Scale;
 
 /// The document.
@@ -30,8 +31,11 @@ pub(super) fn render(lines: &[Line]) -> String {
 }
 
 /// Where and when, and of which commit.
-fn place(out: &mut String, host: &Host, quick: bool) {
+fn place(out: &mut String, host: &Host, quick: bool, others_share: Option<f64>) {
     let _ = writeln!(out, "{}, measured on {}.\n", host.line(), date(host.unix_time_s));
+    if let Some(note) = neighbours::note(others_share) {
+        let _ = writeln!(out, "**{note}.**\n");
+    }
     if quick {
         out.push_str(
             "**A quick run with small counts: its figures say that it works, and nothing else.**\n\n",
@@ -41,7 +45,7 @@ fn place(out: &mut String, host: &Host, quick: bool) {
 
 fn goal_section(out: &mut String, goals: &Goals) {
     out.push_str("\n## Goals\n\n");
-    place(out, &goals.host, goals.quick);
+    place(out, &goals.host, goals.quick, goals.others_share);
     out.push_str("All rows, in one run: `tenure bench goals`. One row alone: the command beside it.\n\n");
     out.push_str("| job | figure | value | goal | floor | × floor | | alone |\n");
     out.push_str("| --- | --- | ---: | ---: | ---: | ---: | --- | --- |\n");
@@ -105,7 +109,7 @@ fn floors(out: &mut String, rows: &[GoalRow]) {
 
 fn scale_section(out: &mut String, scale: &Scale) {
     out.push_str("\n## Scale\n\n");
-    place(out, &scale.host, false);
+    place(out, &scale.host, false, scale.others_share);
     let most = scale.steps.last().map_or(0, |step| step.plan.leases);
     let _ = writeln!(
         out,
@@ -122,7 +126,7 @@ fn scale_section(out: &mut String, scale: &Scale) {
 fn run_section(out: &mut String, report: &Report) {
     let phases: Vec<String> = report.plan.phases.iter().map(|phase| phase.name()).collect();
     let _ = write!(out, "\n## Run: {}\n\n", phases.join(", "));
-    place(out, &report.host, report.plan.quick);
+    place(out, &report.host, report.plan.quick, None);
     let _ = writeln!(
         out,
         "{}, {} shards, driver {}, durability {}; seed {}.\n",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{LatenessRow, MemoryRow, Report, RestartRow, Row};
 use crate::human;
 use crate::latency::Quantiles;
+use crate::neighbours;
 
 pub(super) fn render(report: &Report) -> String {
     let mut out = String::new();
@@ -97,6 +98,9 @@ pub(super) fn tail(report: &Report) -> String {
     }
     if let Some(stop_s) = report.stop_s {
         line(format!("stop: exit code 0, {} after SIGTERM", human::nanoseconds(stop_s * 1e9)));
+    }
+    if let Some(note) = neighbours::note(report.others_share) {
+        line(note);
     }
     for failure in &report.failures {
         line(format!("FAILED: {failure}"));

@@ -1,0 +1,102 @@
+//! How much of the machine was taken by others while a run went on.
+//!
+//! Figures of a shared machine are worth little, and nothing in them says so. The kernel knows how much CPU
+//! time was spent, or taken by the hypervisor, and how much of it was this process's and its children's;
+//! what is left was somebody else's, and every report says how much.
+
+use std::time::{Duration, Instant};
+
+use crate::host;
+
+/// A run that goes on.
+pub(crate) struct Neighbours {
+    began: Instant,
+    before: Option<Spent>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Spent {
+    machine: Duration,
+    own: Duration,
+}
+
+impl Neighbours {
+    /// From now on. Children count when they have been waited for, so this ends after they did.
+    pub(crate) fn watch() -> Neighbours {
+        Neighbours { began: Instant::now(), before: spent() }
+    }
+
+    /// The share of all CPUs that others took, 0 to 1; `None` where the kernel does not tell.
+    pub(crate) fn share(&self) -> Option<f64> {
+        let (before, after) = (self.before?, spent()?);
+        let machine = after.machine.saturating_sub(before.machine);
+        let own = after.own.saturating_sub(before.own);
+        let whole = self.began.elapsed().as_secs_f64() * host::cpu_count() as f64;
+        Some((machine.saturating_sub(own).as_secs_f64() / whole.max(1e-9)).min(1.0))
+    }
+}
+
+/// What a report says of it; nothing while others took less than a tenth.
+pub(crate) fn note(share: Option<f64>) -> Option<String> {
+    let share = share.filter(|&share| share >= 0.1)?;
+    Some(format!(
+        "NOTE: other work took {:.0} % of the CPUs meanwhile: rates and latencies say little, CPU per operation more",
+        share * 100.0
+    ))
+}
+
+fn spent() -> Option<Spent> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+    let machine = Duration::from_nanos(1_000_000_000 / ticks_per_second).checked_mul(ticks_of(&stat)?)?;
+    Some(Spent { machine, own: own(libc::RUSAGE_SELF)? + own(libc::RUSAGE_CHILDREN)? })
+}
+
+/// user + nice + system + steal of all CPUs: fields 1, 2, 3 and 8.
+fn ticks_of(stat: &str) -> Option<u32> {
+    let fields: Vec<u64> =
+        stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|f| f.parse().ok()).collect();
+    let sum = fields.get(..3)?.iter().sum::<u64>() + fields.get(7).copied().unwrap_or(0);
+    u32::try_from(sum).ok()
+}
+
+fn own(whose: libc::c_int) -> Option<Duration> {
+    // SAFETY: zeros are a valid rusage, and the call writes one that outlives it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        if libc::getrusage(whose, &raw mut usage) != 0 {
+            return None;
+        }
+        usage
+    };
+    let time = |time: libc::timeval| {
+        Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_usec).ok()? * 1_000))
+    };
+    Some(time(usage.ru_utime)? + time(usage.ru_stime)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_those_of_work_and_of_the_hypervisor() {
+        assert_eq!(ticks_of("cpu  10 20 30 1000 50 60 70 5 0 0\ncpu0 1 1 1 1"), Some(65));
+        assert_eq!(ticks_of("intr 1"), None);
+    }
+
+    #[test]
+    fn this_process_is_not_a_neighbour_of_itself() {
+        let watch = Neighbours::watch();
+        let before = watch.before.unwrap();
+        let began = Instant::now();
+        let mut sum = 0u64;
+        while began.elapsed() < Duration::from_millis(60) {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(spent().unwrap().own > before.own, "{sum}");
+        assert!((0.0..=1.0).contains(&watch.share().unwrap()));
+        assert_eq!((note(None), note(Some(0.05))), (None, None));
+        assert!(note(Some(0.634)).unwrap().contains("63 %"));
+    }
+}
