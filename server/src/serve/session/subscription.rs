@@ -74,6 +74,7 @@ pub(crate) struct HistoryJob {
 pub(crate) struct HistoryRead {
     pub(crate) session: u64,
     pub(crate) request_id: RequestId,
+    hub: Arc<EventHub>,
     from: CorePosition,
     result: Result<History, EventsError>,
 }
@@ -82,8 +83,8 @@ impl HistoryJob {
     /// Reads; blocks.
     pub(crate) fn read(self) -> (u16, HistoryRead) {
         let result = self.hub.history(self.from, READ_BYTES);
-        let HistoryJob { session, request_id, core, from, .. } = self;
-        (core, HistoryRead { session, request_id, from, result })
+        let HistoryJob { session, request_id, core, hub, from } = self;
+        (core, HistoryRead { session, request_id, hub, from, result })
     }
 }
 
@@ -149,7 +150,9 @@ impl Session {
         let all = &mut self.subscriptions.all;
         match all.iter().position(|known| known.request_id == subscription) {
             Some(index) => {
-                all.swap_remove(index);
+                let mut ended = all.swap_remove(index);
+                // L2 one-reply: its Subscribe may still wait for the files.
+                ended.confirm(ended.hub.oldest(), &mut self.out);
                 reply::unsubscribed(&mut self.out, id);
             }
             None => self.refuse(id, Refusal::NotFound, 0, "no such subscription on this connection", desk),
@@ -212,9 +215,14 @@ impl Session {
     pub(crate) fn history_read(&mut self, read: HistoryRead, desk: &mut Desk) {
         let id = read.request_id;
         let all = &mut self.subscriptions.all;
-        let Some(index) = all.iter().position(|known| known.request_id == id && known.reading) else {
-            return;
+        // The subscription may have been ended since, and its number given to another one.
+        let asked = |known: &Subscription| {
+            known.request_id == id
+                && known.reading
+                && known.next == read.from
+                && Arc::ptr_eq(&known.hub, &read.hub)
         };
+        let Some(index) = all.iter().position(asked) else { return };
         let subscription = &mut all[index];
         subscription.reading = false;
         match read.result {
