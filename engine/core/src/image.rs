@@ -19,7 +19,7 @@
 
 use crate::config::Role;
 use crate::id::{GrantKey, LeaseId, ShardIndex};
-use crate::limits::{EXTEND_MS_MAX, ITEM_BYTES_MAX, TIME_MS_MAX, TTL_MS_MAX};
+use crate::limits::{EXTEND_MS_MAX, ITEM_BYTES_MAX, POSITION_MAX, TIME_MS_MAX, TTL_MS_MAX};
 use crate::record::padded;
 use crate::time::{Position, Time, Token};
 use std::fmt;
@@ -233,11 +233,13 @@ fn decode_start(bytes: &[u8], head: u64) -> Result<(ImageEntry<'_>, usize), &'st
     require((head >> 24) as u8 == 0, RESERVED)?;
     let (time, floor) = (word(bytes, 2)?, word(bytes, 3)?);
     require(time <= TIME_MS_MAX && floor <= TIME_MS_MAX + EXTEND_MS_MAX, "time out of range")?;
+    let position = word(bytes, 1)?;
+    require(position <= POSITION_MAX, "position out of range")?;
     let start = Start {
         role,
         shard: ShardIndex((head >> 32) as u16),
         shard_count: (head >> 48) as u16,
-        position: Position(word(bytes, 1)?),
+        position: Position(position),
         time: Time(time),
         floor: Time(floor),
         generation_next: word(bytes, 4)?,

@@ -11,6 +11,9 @@ pub const TTL_MS_MAX: u64 = 9_000_000_000_000;
 /// `time + TTL + extension` in 64 bits.
 pub const TIME_MS_MAX: u64 = 1 << 60;
 
+/// Furthest log position that is accepted from a log or an image: as much again fits 64 bits.
+pub const POSITION_MAX: u64 = 1 << 62;
+
 /// Longest extension that a promotion may give.
 pub const EXTEND_MS_MAX: u64 = TTL_MS_MAX;
 

@@ -5,6 +5,9 @@
 
 use tenure_core::{Position, RecordBuffer, Shard, ShardConfig, ShardIndex, Time};
 
+/// Where the log goes on: beyond all that a script can have said.
+const BEYOND: Position = Position(tenure_core::limits::POSITION_MAX);
+
 fn config() -> ShardConfig {
     ShardConfig { lease_count_max: 10_000, ..ShardConfig::new(ShardIndex(0), 1) }
 }
@@ -19,7 +22,7 @@ fn serve(mut shard: Shard) {
     assert_eq!(dump_of_image(&mut shard, now), dump, "S4 replay-equal: the image of a replayed shard");
     // Recovery refuses times that leave no room for the longest TTL.
     let later = Time(now.0 + 1_000);
-    let mut log = RecordBuffer::new(Position(1 << 40), later);
+    let mut log = RecordBuffer::new(BEYOND, later);
     while shard.expire(later, 100, &mut log).more {}
     for _ in 0..100 {
         shard.maintain(later, 1_000, &mut log);
@@ -67,7 +70,7 @@ pub fn image(data: &[u8]) {
             return;
         }
     }
-    if shard.replay(Position(1 << 40), shard.clock(), &[]).is_ok() {
+    if shard.replay(BEYOND, shard.clock(), &[]).is_ok() {
         serve(shard);
     }
     let mut moved = Shard::new(config());

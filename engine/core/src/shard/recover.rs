@@ -12,7 +12,7 @@ use crate::id::{GrantKey, LeaseId};
 use crate::id_rule::shard_of;
 use crate::image::{ImageEntry, ImageError, ImageIter, Start};
 use crate::items::Holder;
-use crate::limits::{ITEM_COUNT_MAX, TIME_MS_MAX};
+use crate::limits::{ITEM_COUNT_MAX, POSITION_MAX, TIME_MS_MAX};
 use crate::record::{Record, RecordError, RecordIter};
 use crate::slab::{HAS_ITEMS, PINNED, Slot};
 use crate::time::{Position, Time, Token};
@@ -97,6 +97,9 @@ impl Shard {
         }
         if time.0 > TIME_MS_MAX {
             return Err(ReplayError { offset: 0, reason: "time out of range" });
+        }
+        if first.0 > POSITION_MAX {
+            return Err(ReplayError { offset: 0, reason: "position out of range" });
         }
         if first < self.replayed_to {
             return Err(ReplayError { offset: 0, reason: "position steps back" });
