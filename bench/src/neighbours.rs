@@ -46,10 +46,10 @@ pub(crate) fn note(share: Option<f64>) -> Option<String> {
 }
 
 fn spent() -> Option<Spent> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
-    let machine = Duration::from_nanos(1_000_000_000 / ticks_per_second).checked_mul(ticks_of(&stat)?)?;
-    Some(Spent { machine, own: own(libc::RUSAGE_SELF)? + own(libc::RUSAGE_CHILDREN)? })
+    let tick = Duration::from_nanos(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1));
+    let machine = ticks_of(&std::fs::read_to_string("/proc/stat").ok()?)?;
+    let own = own_ticks_of(&std::fs::read_to_string("/proc/self/stat").ok()?)?;
+    Some(Spent { machine: tick.checked_mul(machine)?, own: tick.checked_mul(own)? })
 }
 
 /// user + nice + system + steal of all CPUs: fields 1, 2, 3 and 8.
@@ -60,19 +60,14 @@ fn ticks_of(stat: &str) -> Option<u32> {
     u32::try_from(sum).ok()
 }
 
-fn own(whose: libc::c_int) -> Option<Duration> {
-    // SAFETY: zeros are a valid rusage, and the call writes one that outlives it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        if libc::getrusage(whose, &raw mut usage) != 0 {
-            return None;
-        }
-        usage
-    };
-    let time = |time: libc::timeval| {
-        Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_usec).ok()? * 1_000))
-    };
-    Some(time(usage.ru_utime)? + time(usage.ru_stime)?)
+/// utime + stime + cutime + cstime of a stat line. The name of the process, field 2, may hold anything,
+/// brackets too; the last `)` ends it.
+fn own_ticks_of(stat: &str) -> Option<u32> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    // Fields 14 to 17, counted from 1; the first after the name is field 3.
+    let fields = after_name.split_ascii_whitespace().skip(11).take(4);
+    let fields: Vec<u32> = fields.map_while(|field| field.parse().ok()).collect();
+    (fields.len() == 4).then(|| fields.iter().sum())
 }
 
 #[cfg(test)]
@@ -83,6 +78,8 @@ mod tests {
     fn ticks_are_those_of_work_and_of_the_hypervisor() {
         assert_eq!(ticks_of("cpu  10 20 30 1000 50 60 70 5 0 0\ncpu0 1 1 1 1"), Some(65));
         assert_eq!(ticks_of("intr 1"), None);
+        let stat = "42 (a) R 1 (b) S 1 42 42 0 -1 4194304 100 0 0 0 70 30 5 6 20 0 3 0 100 0 0";
+        assert_eq!((own_ticks_of(stat), own_ticks_of("42 (x) R 1")), (Some(111), None));
     }
 
     #[test]
