@@ -17,7 +17,7 @@ pub(crate) fn span(span: Duration) -> String {
     nanoseconds(span.as_nanos() as f64)
 }
 
-/// As [`span`], from nanoseconds, which may be a fraction.
+/// `850 ns`, `12.3 us`, `4.56 ms`, `1.20 s`, from nanoseconds, which may be a fraction.
 pub fn nanoseconds(value: f64) -> String {
     match value {
         v if v >= 999.5e6 => format!("{} s", digits(v / 1e9)),
