@@ -48,7 +48,7 @@ pub struct Depot {
 }
 
 impl Depot {
-    /// Takes up a shard directory on the system's disk: see [`Depot::open_on`].
+    /// Takes up a shard directory on the system's disk: see `open_on`.
     ///
     /// # Errors
     /// The directory could not be listed or changed.

@@ -6,7 +6,7 @@
 //! request of the ring shell (docs/decisions/0002), which is why this is not the default.
 //!
 //! Traps of glommio that the settings here avoid: a preemption timer that fires at a bad moment loses wakes, so there
-//! is none, and a busy core lets the executor look at its rings by waiting for something that is there ([`Breath`]);
+//! is none, and a busy core lets the executor look at its rings by waiting for something that is there (`Breath`);
 //! the default `io_memory` does not fit an 8 MiB memlock limit twice; `fdatasync` after a write costs nearly twice
 //! the CPU of a file opened with O_DSYNC.
 
