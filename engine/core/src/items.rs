@@ -202,6 +202,9 @@ impl Items {
         for item in &items {
             self.forget_owner(holder, item, hash);
         }
+        if tenure_planted::is(tenure_planted::Bug::ItemsStay) && items.len() > 1 {
+            items.remove(0);
+        }
         Some(Slice { holder, items, last })
     }
 

@@ -188,6 +188,8 @@ impl Shard {
         }
         let event = self.wheel.next_event().filter(|&at| self.held.is_none_or(|held| at <= held));
         let sweep = if self.table.live_count() > 0 { self.sweep.next_at() } else { None };
+        let planted_ms = if tenure_planted::is(tenure_planted::Bug::ExpiresLate) { 2_000 } else { 0 };
+        let event = event.map(|at| Time(at.0 + planted_ms));
         [event, sweep].into_iter().flatten().min()
     }
 

@@ -173,7 +173,8 @@ impl Wheel {
     /// Files a lease; returns the bits for its `loc` (place and parity).
     #[inline]
     pub(crate) fn file(&mut self, slot: Slot, deadline: u64) -> u32 {
-        let place = place_of(deadline, self.now);
+        let planted = if tenure_planted::is(tenure_planted::Bug::WheelFilesLate) { 70 } else { 0 };
+        let place = place_of(deadline + planted, self.now);
         self.push(place, slot.0);
         place | self.parity_bit(place)
     }

@@ -8,21 +8,13 @@
 
 use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::limits::INBOX_MESSAGES_MAX;
 use crate::request::{Reply, Request, ServiceTicket, Ticket};
-
-mod signals;
-
-/// What [`signals`] is made of; a model checker gives it others.
-mod atomic {
-    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
-}
-
-use signals::Signals;
 
 /// One message to a core.
 pub(crate) enum Message {
@@ -41,7 +33,9 @@ pub(crate) enum Message {
 /// A core's inbox. Shared by all that talk to the core.
 pub(crate) struct Inbox {
     messages: ArrayQueue<Message>,
-    signals: Signals,
+    sleeping: AtomicBool,
+    closed: AtomicBool,
+    called: AtomicBool,
     bell: OwnedFd,
 }
 
@@ -65,29 +59,31 @@ impl Inbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Inbox {
             messages: ArrayQueue::new(INBOX_MESSAGES_MAX),
-            signals: Signals::new(),
+            sleeping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
 
     /// Puts a message in and wakes the core if it sleeps. Full: the message comes back (S8).
     pub(crate) fn push(&self, message: Message) -> Result<(), NotTaken> {
-        if self.signals.is_closed() {
+        if self.closed.load(Ordering::SeqCst) {
             return Err(NotTaken::Closed(message));
         }
         self.messages.push(message).map_err(NotTaken::Full)?;
-        if self.signals.is_closed() {
+        if self.closed.load(Ordering::SeqCst) {
             // Closed between the two looks: nobody will read it, so its sender must not wait.
             self.discard();
         } else {
-            self.signals.wake(|| self.ring());
+            self.wake();
         }
         Ok(())
     }
 
     /// Ends the inbox: what is in it is dropped, which tells its senders, and nothing is taken any more.
     pub(crate) fn close(&self) {
-        self.signals.close();
+        self.closed.store(true, Ordering::SeqCst);
         self.discard();
     }
 
@@ -97,12 +93,17 @@ impl Inbox {
 
     /// Asks for a turn without a message: something the core looks at every turn has news.
     pub(crate) fn call(&self) {
-        self.signals.call(|| self.ring());
+        self.called.store(true, Ordering::SeqCst);
+        self.wake();
     }
 
-    fn ring(&self) {
-        // A full counter means that it has been rung already; nothing else can fail.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    /// Wakes the core if it sleeps.
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            // A full counter means that it has been rung already; nothing else can fail.
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
     }
 
     pub(crate) fn pop(&self) -> Option<Message> {
@@ -115,12 +116,18 @@ impl Inbox {
 
     /// Announces sleep. False: something has arrived, stay awake.
     pub(crate) fn prepare_sleep(&self) -> bool {
-        self.signals.prepare_sleep(|| self.is_empty())
+        self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if self.is_empty() && !self.called.swap(false, Ordering::SeqCst) {
+            return true;
+        }
+        self.sleeping.store(false, Ordering::SeqCst);
+        false
     }
 
     /// Takes the announcement back after waking for another reason.
     pub(crate) fn woke(&self) {
-        self.signals.woke();
+        self.sleeping.store(false, Ordering::SeqCst);
     }
 
     /// Readable when the bell has been rung.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::{GrantKey, LeaseId, Position, RecordBuffer, Refusal, Renewed, Shard, ShardIndex, Time};
+use tenure_planted::Bug;
 
 use crate::clock::EngineClock;
 use crate::ending::Ending;
@@ -432,7 +433,7 @@ impl Station {
 
     /// Lets a reply go as soon as what it reveals is durable (S3).
     fn answer(&mut self, ticket: Ticket, reply: Reply, after: Position) {
-        if after <= self.journal.acknowledged() {
+        if after <= self.journal.acknowledged() || tenure_planted::is(Bug::AckAtOnce) {
             self.deliver(ticket, reply);
         } else {
             self.gate.hold(after, ticket, reply);
@@ -453,7 +454,8 @@ impl Station {
         let start = self.turn_clock.end_of(Stage::Requests);
         self.memory.mind(&mut self.shard);
         self.background_held = self.journal.is_backed_up();
-        if self.background_held || self.journal.is_full() {
+        let planted = tenure_planted::is(Bug::RequestsFirst) && !self.gate.is_empty();
+        if self.background_held || self.journal.is_full() || planted {
             return;
         }
         let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
@@ -537,6 +539,9 @@ impl Station {
         hub.written(self.journal.written());
         self.pending.publish(durable, hub);
         while let Some((ticket, reply)) = self.gate.release(durable) {
+            if let (Ticket::Service(ticket), true) = (&ticket, tenure_planted::is(Bug::RepliesTwice)) {
+                self.ready.push((*ticket, reply.clone()));
+            }
             self.deliver(ticket, reply);
         }
     }

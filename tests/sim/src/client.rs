@@ -14,7 +14,7 @@ use tenure_client::machine::{Change, Connection, ConnectionConfig, Delivery, Kee
 use crate::checkers::{Verdict, l2_one_reply};
 use crate::link::Link;
 use crate::oracle::{Key, Oracle, PossibleGrant};
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 use crate::random::Random;
 use crate::streams::Streams;
 use crate::trace::Trace;
@@ -74,7 +74,7 @@ enum Asked {
     Detach { item: String, shard: u16, key: Key },
     LeaseOf,
     Subscribe { shard: u16 },
-    Promote { extend_ms: u64, applies: bool },
+    Promote { extend_ms: u64, before: Vec<(Key, u64)> },
     Demote,
     Other,
 }
@@ -107,10 +107,14 @@ pub struct Client {
     holds: BTreeMap<Key, (KeepKey, u64)>,
     /// Identified grants whose outcome is unknown.
     repeats: Vec<(PossibleGrant, bool)>,
+    /// Identified grants that were answered.
+    granted: Vec<PossibleGrant>,
     /// Items whose last request may still have an effect, and from which round on it cannot.
     floating: Vec<(String, u64)>,
     /// Its subscriptions by shard.
     pub watches: BTreeMap<u16, Watch>,
+    /// The shard on whose core it wants to be.
+    wish: Option<u16>,
     drift_ppm: i64,
     connect_at_ms: u64,
     /// It does nothing until then, on the host's clock.
@@ -135,8 +139,10 @@ impl Client {
             keep: KeepAlive::new(random.next(), 5),
             holds: BTreeMap::new(),
             repeats: Vec::new(),
+            granted: Vec::new(),
             floating: Vec::new(),
             watches: BTreeMap::new(),
+            wish: random.permille(300).then(|| random.below(4) as u16),
             drift_ppm: random.below(800) as i64 - 400,
             connect_at_ms: 0,
             stalled_until_ms: 0,
@@ -228,8 +234,9 @@ impl Client {
 
     fn connect(&mut self, links: &mut Vec<Link>, scene: &mut Scene<'_>) {
         let core = scene.random.below(u64::from(scene.shard_count)) as u16;
-        let wish =
-            scene.random.permille(300).then(|| scene.random.below(u64::from(scene.shard_count)) as u16);
+        // Always the same one: a repeated grant must find the shard that made it.
+        // Not where shards change their number: a wish then leads past what the grant's rule finds.
+        let wish = self.wish.filter(|_| scene.plan.rate(Action::Reshard) == 0);
         let config =
             ConnectionConfig { client_id: self.identity, wish_shard: wish, ..ConnectionConfig::default() };
         let mut connection = Connection::new(&config);

@@ -18,6 +18,7 @@ pub mod link;
 pub mod oracle;
 pub mod plan;
 pub mod random;
+pub mod shrink;
 pub mod streams;
 pub mod sweep;
 pub mod trace;

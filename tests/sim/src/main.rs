@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use tenure_sim::plan::{Plan, Profile};
+use tenure_sim::shrink::shrink;
 use tenure_sim::sweep::{Amount, run, sweep};
 
 /// Runs Tenure on a simulated clock, disk and network, one seed at a time, and checks every invariant of the
@@ -39,6 +40,12 @@ struct Arguments {
     /// Switch actions or deeds off by name, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     without: Vec<String>,
+    /// Make the one seed smaller while the same invariant breaks, and print the command that is left
+    #[arg(long)]
+    shrink: bool,
+    /// Plant this bug; `--bug list` lists them
+    #[arg(long, value_name = "NAME")]
+    bug: Option<String>,
     /// Print everything that happens
     #[arg(long)]
     trace: bool,
@@ -57,7 +64,20 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let bug = match arguments.bug.as_deref() {
+        None => None,
+        Some(name) => match tenure_planted::BUGS.iter().find(|(_, known, ..)| *known == name) {
+            Some((bug, ..)) => Some(*bug),
+            None => {
+                for (_, name, checker, text) in tenure_planted::BUGS {
+                    println!("{name:<22} {checker}  {text}");
+                }
+                return ExitCode::from(2);
+            }
+        },
+    };
     let adjust = |plan: &mut Plan| {
+        plan.bug = bug;
         if let Some(steps) = arguments.steps {
             plan.steps = steps;
         }
@@ -71,6 +91,9 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         let mut plan = Plan::draw(seed, profile);
         adjust(&mut plan);
+        if arguments.shrink {
+            return print_shrunk(seed, &plan, profile, arguments.bug.as_deref());
+        }
         let report = run(plan, arguments.trace || arguments.keep.is_some());
         if arguments.trace {
             print!("{}", report.trace);
@@ -105,6 +128,23 @@ fn main() -> ExitCode {
         Some((seed, text)) => verdict(seed, Some(&text), profile),
         None => ExitCode::SUCCESS,
     }
+}
+
+fn print_shrunk(seed: u64, plan: &Plan, profile: Profile, bug: Option<&str>) -> ExitCode {
+    let Some(shrunk) = shrink(plan) else {
+        println!("seed {seed} does not fail");
+        return ExitCode::SUCCESS;
+    };
+    println!("VIOLATION of {}: {}", tenure_sim::checkers::named(&shrunk.failure), shrunk.failure);
+    let profile = if profile == Profile::Crashes { " --profile crashes" } else { "" };
+    let bug = bug.map(|bug| format!(" --bug {bug}")).unwrap_or_default();
+    println!(
+        "repeat it: cargo sim {seed}{profile}{bug} --clients {} --steps {} --without {} --trace",
+        shrunk.plan.clients,
+        shrunk.plan.steps,
+        shrunk.without.join(",")
+    );
+    ExitCode::FAILURE
 }
 
 fn keep(dir: &std::path::Path, files: &[(String, Vec<u8>)]) -> std::io::Result<()> {

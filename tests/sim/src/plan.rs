@@ -148,6 +148,8 @@ pub struct Plan {
     pub actions: [u64; ACTIONS.len()],
     /// How likely each deed is, by its place in [`DEEDS`].
     pub deeds: [u64; DEEDS.len()],
+    /// A bug that is planted for it.
+    pub bug: Option<tenure_planted::Bug>,
 }
 
 impl Plan {
@@ -181,6 +183,7 @@ impl Plan {
             ttls: draw_ttls(random),
             actions: [0; ACTIONS.len()],
             deeds: [0; DEEDS.len()],
+            bug: None,
         };
         plan.draw_rates(random);
         plan

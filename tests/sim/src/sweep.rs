@@ -33,6 +33,8 @@ fn listen_to_panics() {
 #[must_use]
 pub fn run(plan: Plan, keeps_trace: bool) -> Report {
     listen_to_panics();
+    #[cfg(feature = "planted")]
+    tenure_planted::plant(plan.bug);
     let mut world = World::new(plan, keeps_trace);
     let verdict = match catch_unwind(AssertUnwindSafe(|| world.run())) {
         Ok(verdict) => verdict,

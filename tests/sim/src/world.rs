@@ -54,6 +54,10 @@ pub struct World {
     healed_at_ms: u64,
     /// What was under way then has come to rest.
     has_rested: bool,
+    /// The number of shards was changed.
+    was_resharded: bool,
+    /// Leases have expired while requests came in every turn.
+    has_stormed: bool,
     /// Shards of the last process that served.
     shards_before: Option<u16>,
     /// Rounds when the world first came to rest after healing.
@@ -113,6 +117,8 @@ impl World {
             is_healed: false,
             healed_at_ms: 0,
             has_rested: false,
+            was_resharded: false,
+            has_stormed: false,
             shards_before: None,
             calm_round: u64::MAX,
             calm_since_ms: 0,
@@ -272,7 +278,7 @@ impl World {
 
     /// Re-sharding may put more leases on a shard than it would grant.
     fn most_recovered(&self) -> u32 {
-        if self.shard_count == self.plan.shards { 0 } else { u32::MAX }
+        if self.was_resharded { u32::MAX } else { 0 }
     }
 
     fn complete_write(&mut self) -> Verdict {

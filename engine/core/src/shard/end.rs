@@ -4,6 +4,8 @@
 //! drains the wheel within a budget of references, so that a storm of expiries never keeps renewals waiting
 //! (L3), and picks up where it stopped.
 
+use tenure_planted::Bug;
+
 use super::Shard;
 use crate::config::Role;
 use crate::id::LeaseId;
@@ -89,7 +91,8 @@ impl Shard {
         if self.role == Role::Standby {
             return progress;
         }
-        let horizon = self.horizon(now);
+        let planted_ms = if tenure_planted::is(Bug::ExpiresLate) { 2_000 } else { 0 };
+        let horizon = self.horizon(now).saturating_sub(planted_ms).max(self.expired_to.0);
         self.expired_to = Time(horizon);
         let (mut left, mut prefetched) = (budget, false);
         while self.wheel.due(horizon, &mut self.batch) {
@@ -134,7 +137,12 @@ impl Shard {
             if ending {
                 log.stamp(now);
                 self.count_expired(now.0 - deadline);
-                self.end(slot, Cause::Expired, log);
+                if tenure_planted::is(Bug::EndsTwice) {
+                    let holder = self.holder(slot);
+                    log.end(Cause::Expired, false, holder.id, holder.token);
+                }
+                let planted = tenure_planted::is(Bug::WrongCause);
+                self.end(slot, if planted { Cause::Revoked } else { Cause::Expired }, log);
                 ended += 1;
             } else {
                 self.file(slot, deadline);

@@ -4,6 +4,8 @@
 //! was granted before, and whose lease still lives, is answered with that lease and without restarting its clock;
 //! once that lease is gone the repeat is a new grant, because then nobody holds anything.
 
+use tenure_planted::Bug;
+
 use super::Shard;
 use crate::id::{GrantKey, LeaseId};
 use crate::id_rule::shard_of;
@@ -38,7 +40,7 @@ impl Shard {
             let after = self.ledger.after_lease(self.table.entry(slot).loc);
             return Answer::refused(Refusal::AlreadyExists, after);
         }
-        if self.table.is_full() {
+        if self.table.is_full() && !tenure_planted::is(Bug::NoLeaseLimit) {
             return Answer::refused(Refusal::LimitExceeded, self.ledger.after_any());
         }
         self.grant_fresh(now, grant.id, ttl_ms, raised, key, log)
@@ -59,7 +61,10 @@ impl Shard {
         }
         match grant.id {
             Some(LeaseId(0)) => Err(Refusal::IdReserved),
-            Some(id) if shard_of(id, self.config.shard_count) != self.config.shard => {
+            Some(id)
+                if shard_of(id, self.config.shard_count) != self.config.shard
+                    && !tenure_planted::is(Bug::ChosenIdStays) =>
+            {
                 Err(Refusal::NotThisShard)
             }
             _ => Ok(()),
@@ -74,6 +79,9 @@ impl Shard {
         raised: bool,
         log: &mut RecordBuffer,
     ) -> Option<Answer<Granted>> {
+        if tenure_planted::is(Bug::ForgetsGrantKeys) {
+            return None;
+        }
         let (id, token) = self.grants.find(&key, self.table.hash())?;
         self.table.find_exact(id, token)?;
         let slot = self.find_alive(now, id, log).ok()?;
@@ -105,7 +113,8 @@ impl Shard {
         let flags = if exact { GRANT_EXACT } else { 0 } | if chosen.is_some() { GRANT_CHOSEN } else { 0 };
         log.grant(id, ttl_ms, flags, key);
         // S2: rounded up, so that the deadline is never before the true time of this call plus the TTL.
-        let deadline = now.0 + ttl_ms + 1;
+        let planted_ms = if tenure_planted::is(Bug::ShortDeadline) { ttl_ms / 4 + 1 } else { 0 };
+        let deadline = now.0 + ttl_ms + 1 - planted_ms;
         self.table.set_deadline(slot, ttl_ms, deadline, self.wheel.now());
         self.file(slot, deadline);
         if exact {
@@ -120,7 +129,8 @@ impl Shard {
         if self.wheel.wants_compaction(u64::from(self.table.live_count())) {
             self.wheel.compact(self.table.slab.entries_mut(), COMPACT_PER_GRANT);
         }
-        let granted = Granted { id, token, ttl_ms, remaining_ms: ttl_ms, raised, repeated: false };
+        let told = if tenure_planted::is(Bug::TokenOfOld) { Token(64) } else { token };
+        let granted = Granted { id, token: told, ttl_ms, remaining_ms: ttl_ms, raised, repeated: false };
         Answer::after(granted, self.ledger.after_any())
     }
 }

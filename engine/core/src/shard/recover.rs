@@ -7,6 +7,8 @@
 //! Bytes from outside never panic here: an error names an offset and a reason, and the shard is then to be dropped.
 //! Invariants: **S4** replay-equal, **S2** never-early across a restart, **S6** time-forward, no id issued twice.
 
+use tenure_planted::Bug;
+
 use super::{Phase, Shard};
 use crate::id::{GrantKey, LeaseId};
 use crate::id_rule::shard_of;
@@ -151,7 +153,8 @@ impl Shard {
                 // A deadline of 0 cannot be after any clock; nothing writes one.
                 shard.deadline(slot).max(1)
             } else {
-                unpinned + shard.table.ttl_ms(slot)
+                let planted = tenure_planted::is(Bug::ShortAfterRestart);
+                unpinned + if planted { shard.table.ttl_ms(slot) / 2 } else { shard.table.ttl_ms(slot) }
             }
         });
         self.table.finish_recovery();
@@ -360,6 +363,9 @@ impl Shard {
                 }
             }
             Record::Detach { id, token, item } => {
+                if tenure_planted::is(Bug::ForgetsDetach) {
+                    return Ok(());
+                }
                 if let Some(slot) = self.table.find_exact(id, token) {
                     self.apply_detach(slot, Holder { token, id }, item);
                 }
@@ -371,6 +377,7 @@ impl Shard {
                 self.items.left(Holder { token, id }, items.clone(), last, self.table.hash());
             }
             Record::Promote { extend_ms } => self.replay_promote(time, extend_ms),
+            Record::Demote if tenure_planted::is(Bug::ForgetsRole) => {}
             Record::Demote => self.role = crate::config::Role::Standby,
         }
         Ok(())

@@ -7,6 +7,8 @@
 //! A renewal never shortens: a deadline that a promotion extended stays (S2), and so the wheel's place, which fires no
 //! later than the old deadline, stays right without being touched (S7).
 
+use tenure_planted::Bug;
+
 use super::Shard;
 use crate::config::Role;
 use crate::id::LeaseId;
@@ -42,6 +44,9 @@ impl Pace {
         }
         // Below 2^32: entries hold TTLs below 2^31, and a pace exists only while now is less than that ahead.
         let fresh = self.now + entry.ttl + 1;
+        if tenure_planted::is(Bug::RenewChangesNothing) {
+            return true;
+        }
         entry.deadline = self.base.wrapping_add(left.max(fresh));
         true
     }
@@ -233,7 +238,8 @@ impl Shard {
         self.table.set_deadline(slot, ttl_ms, deadline, self.wheel.now());
         self.totals.renewed += 1;
         let loc = self.table.entry(slot).loc;
-        if self.is_exact() || loc & PINNED != 0 {
+        let planted = tenure_planted::is(Bug::StaleCheckpoint) && !self.is_exact();
+        if (self.is_exact() || loc & PINNED != 0) && !planted {
             self.log_renewal(now, slot, deadline, log);
             return Answer::after(Renewed { ttl_ms }, self.ledger.after_any());
         }

@@ -10,6 +10,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tenure_planted::Bug;
+
 use super::aligned::AlignedBuffer;
 use super::disk::{Access, DiskPort};
 use super::error::LogError;
@@ -123,12 +125,16 @@ impl SegmentSource for Depot {
         } else {
             self.create(base)?;
         }
-        self.disk.sync_dir(&self.dir)?;
+        if !tenure_planted::is(Bug::SegmentNameUnsynced) {
+            self.disk.sync_dir(&self.dir)?;
+        }
         SegmentFile::open_on(&self.disk, &path, base, self.sync)
     }
 
     fn reclaim(&mut self, below: u64) -> io::Result<u64> {
         let segments = list_segments(&self.disk, &self.dir).map_err(io::Error::other)?;
+        let below =
+            if tenure_planted::is(Bug::ReclaimsTooMuch) { below + 2 * self.segment_bytes } else { below };
         let mut oldest = segments.first().map_or(0, |segment| segment.base);
         // Oldest first, each durably: a crash in between leaves no gap.
         for segment in segments.iter().filter(|segment| segment.end() <= below) {

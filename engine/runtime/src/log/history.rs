@@ -86,7 +86,12 @@ impl EventReader {
             }
             Ok(None) => Ok(None),
             // A file that went away or changed under the reader was recycled.
-            Err(error) => Err(too_old(&self.log, self.chain.place()).unwrap_or(HistoryError::Log(error))),
+            Err(error) => {
+                let place = self.chain.place();
+                Err(too_old(&self.log, place)
+                    .or_else(|| all_recycled(&self.log, place, durable))
+                    .unwrap_or(HistoryError::Log(error)))
+            }
         }
     }
 
@@ -126,6 +131,12 @@ fn first_record(base: u64) -> Position {
 fn too_old(log: &ShardLog, place: u64) -> Option<HistoryError> {
     let oldest = list_segments(&log.disk, &log.dir).ok()?.first()?.base;
     (oldest > place).then(|| HistoryError::TooOld { oldest: first_record(oldest) })
+}
+
+/// A snapshot may leave no segment at all until the next one can be made: the log begins at its end.
+fn all_recycled(log: &ShardLog, place: u64, durable: Position) -> Option<HistoryError> {
+    let empty = list_segments(&log.disk, &log.dir).ok()?.is_empty();
+    (empty && place < durable.0).then_some(HistoryError::TooOld { oldest: durable })
 }
 
 #[cfg(test)]

@@ -17,6 +17,12 @@ impl Station {
         self.gate.len() as u64
     }
 
+    /// Whether the log has no room.
+    #[must_use]
+    pub fn is_storage_full(&self) -> bool {
+        self.journal.is_full()
+    }
+
     /// The process is gone: no kernel holds what was in flight.
     pub(crate) fn crash(&mut self) {
         self.journal.forget_in_flight();

@@ -27,6 +27,9 @@ impl Session {
         let id = RequestId(answer_to.id);
         let out = &mut self.out;
         match reply {
+            Reply::Renewed(renewed) if tenure_planted::is(tenure_planted::Bug::OrderOfThreads) => {
+                reply::renewed(out, id, renewed.ttl_ms + tenure_planted::count());
+            }
             Reply::Renewed(renewed) => reply::renewed(out, id, renewed.ttl_ms),
             Reply::Granted(granted) => reply::granted(out, id, &wire_granted(&granted)),
             Reply::Grants(results) => {

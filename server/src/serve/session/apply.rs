@@ -227,6 +227,7 @@ impl Session {
         let identified = self.client_id != 0 && grant.sequence != 0;
         let key = identified.then_some(GrantKey { client: self.client_id, request: grant.sequence });
         let shard = match (id, key) {
+            (Some(_), _) if tenure_planted::is(tenure_planted::Bug::ChosenIdStays) => ShardIndex(desk.own),
             (Some(id), _) => station.shard_of(id),
             (None, Some(key)) => station.shard_of_grant(key, self.own_shard_wished),
             _ => ShardIndex(desk.own),

@@ -25,7 +25,7 @@ impl Client {
         }
         self.token_next += 1;
         let known = about.and_then(|id| scene.oracle.known_living(id));
-        let promised_ms = about.map_or(0, |id| scene.oracle.promised(id));
+        let promised_ms = known.map_or(0, |key| scene.oracle.leases[&key].promised_ms);
         let pending = Pending {
             asked: Asked::Other,
             sent_ms: scene.now_ms,
@@ -70,6 +70,7 @@ impl Client {
         });
         let Some(((deed, _), _)) = drawn else { return };
         match deed {
+            Deed::Grant if scene.random.permille(150) => self.grant_again(scene),
             Deed::Grant => self.grant(0, scene),
             Deed::GrantChosen => {
                 let own = (self.index as u64 + 1) << 20 | scene.random.below(4);
@@ -128,9 +129,21 @@ impl Client {
         }
     }
 
+    /// Asks for this many leases of this TTL, one by one.
+    pub fn grant_some(&mut self, count: u64, ttl_ms: u64, scene: &mut Scene<'_>) {
+        for _ in 0..if self.is_open() { count } else { 0 } {
+            let number = self.number_next;
+            self.number_next += 1;
+            let grant = PossibleGrant { id: 0, ttl_ms, client: self.identity, sequence: 0 };
+            self.send_grant(number, grant, false, scene);
+        }
+    }
+
     /// Asks for a promotion.
     pub fn promote(&mut self, extend_ms: u64, scene: &mut Scene<'_>) {
-        let asked = Asked::Promote { extend_ms, applies: scene.all_standby };
+        let live = scene.oracle.live().filter(|_| scene.all_standby);
+        let before = live.map(|(key, lease)| (*key, lease.promised_ms)).collect();
+        let asked = Asked::Promote { extend_ms, before };
         if self.ask(scene, None, &Request::Promote { extend_ms }, asked) {
             scene.oracle.roles_under_way += 1;
             scene.oracle.extends_ms += extend_ms + 1;
@@ -175,6 +188,15 @@ impl Client {
             scene.oracle.possible.insert(number, grant);
         }
         sent
+    }
+
+    /// A grant that was answered is repeated all the same, as a careless client does.
+    fn grant_again(&mut self, scene: &mut Scene<'_>) {
+        if let Some(grant) = self.granted.get(scene.random.index(self.granted.len())).copied() {
+            let number = self.number_next;
+            self.number_next += 1;
+            self.send_grant(number, grant, false, scene);
+        }
     }
 
     /// Identified grants without an answer are sent again.
@@ -229,7 +251,10 @@ impl Client {
 
     fn attach(&mut self, attach: bool, scene: &mut Scene<'_>) {
         let item = self.some_item(scene);
-        let Some(key) = some_lease(scene).filter(|_| scene.oracle.items.is_free(&item)) else { return };
+        let floats = self.floating.iter().any(|(floating, _)| *floating == item);
+        let free = scene.oracle.items.is_free(&item) && !floats;
+        let owner = scene.oracle.items.owner_of(&item).filter(|_| !attach);
+        let Some(key) = owner.or_else(|| some_lease(scene)).filter(|_| free) else { return };
         // Only under an ID that nobody grants again meanwhile is it sure which lease is meant.
         if SHARED_IDS.contains(&key.0) || key.0 < 1 << 40 {
             return;

@@ -23,6 +23,9 @@ impl Client {
         match (asked, response) {
             (Asked::Grant { number, grant, hold }, Response::Granted(granted)) => {
                 let told = told_of(granted);
+                if grant.sequence != 0 && !self.granted.contains(&grant) {
+                    self.granted.push(grant);
+                }
                 scene.oracle.granted(number, grant, &told, (sent_ms, promised_ms), scene.now_ms)?;
                 if hold {
                     let trusted = trusted_ms(told.ttl_ms).saturating_sub(told.ttl_ms - told.remaining_ms);
@@ -151,10 +154,10 @@ impl Client {
                 dead(key.0, known, refusal, scene)
             }
             (Asked::LeaseOf, Response::LeaseOf(Some((id, token)))) => living((id.0, token.0), sent_ms, scene),
-            (Asked::Promote { extend_ms, applies }, response) => {
+            (Asked::Promote { extend_ms, before }, response) => {
                 scene.oracle.roles_under_way = scene.oracle.roles_under_way.saturating_sub(1);
-                if applies && matches!(response, Response::Promoted) {
-                    scene.oracle.extended(extend_ms, sent_ms, scene.now_ms);
+                if matches!(response, Response::Promoted) {
+                    scene.oracle.extended(extend_ms, &before, sent_ms);
                 }
                 Ok(())
             }

@@ -37,6 +37,13 @@ impl Belongings {
         !self.busy.contains(item)
     }
 
+    /// The lease that surely has an item.
+    #[must_use]
+    pub fn owner_of(&self, item: &str) -> Option<Key> {
+        let mut owners = self.owners.iter().filter(|((known, _), owners)| known == item && owners.len() == 1);
+        owners.find_map(|(_, owners)| owners.iter().next().copied().flatten())
+    }
+
     /// A request is sent that may give the item another owner.
     pub fn asked(&mut self, item: &str, shard: u16, owner: Option<Key>) {
         self.busy.insert(item.to_owned());

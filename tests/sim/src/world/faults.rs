@@ -143,6 +143,7 @@ impl World {
         let host = self.host.as_ref().expect("it was just started");
         let before = self.shards_before.replace(host.shard_count());
         let resharded = before.is_some_and(|before| before != host.shard_count());
+        self.was_resharded |= resharded;
         self.turns = vec![0; usize::from(host.shard_count())];
         self.rounds_before = self.rounds;
         for core in 0..host.shard_count() {

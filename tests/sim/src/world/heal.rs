@@ -11,6 +11,8 @@ use super::World;
 
 /// Rounds without any fault within which the world must rest.
 const ROUNDS_MAX: u64 = 40_000;
+/// Rounds of a storm.
+const STORM_ROUNDS: u64 = 20;
 /// What had to wait for a disk is answered within this, ms.
 const ANSWER_MS_MAX: u64 = 3 * tenure::log::limits::PREPARE_RETRY_MS;
 /// Leases that live longer are revoked rather than waited for.
@@ -90,7 +92,7 @@ impl World {
             self.deliver(false)?;
             busy = true;
         }
-        for client in &self.clients {
+        for client in self.clients.iter().filter(|client| client.is_open()) {
             if let Some(since) = client.waits_since_round() {
                 if self.trace.keeps_text() {
                     let link = client.link.map(|link| format!("{:?}", self.links[link])).unwrap_or_default();
@@ -138,6 +140,12 @@ impl World {
         if self.has_standby() {
             self.calm_since_ms = now_ms;
         }
+        if self.is_storage_full() {
+            // Tried again each second; nothing can end before.
+            self.calm_since_ms = now_ms;
+            self.pass(20);
+            return Ok(false);
+        }
         for (key, lease) in self.oracle.live().filter(|(_, lease)| lease.is_known) {
             l1_lateness::ended_in_time(*key, lease.overdue_ms.max(self.calm_since_ms) + slack_ms, now_ms)?;
         }
@@ -154,6 +162,9 @@ impl World {
         }
         if self.revoke_the_patient() {
             return Ok(false);
+        }
+        if !std::mem::replace(&mut self.has_stormed, true) {
+            return self.storm().map(|()| false);
         }
         let wait = (0..self.shard_count).filter_map(|core| self.host.as_mut()?.sleep(core)).min();
         let live = self.oracle.live().filter(|(_, lease)| lease.is_known).map(|(_, lease)| lease.overdue_ms);
@@ -175,6 +186,11 @@ impl World {
         (0..host.shard_count()).map(|core| host.cores.look(core).shard().lease_count()).sum()
     }
 
+    fn is_storage_full(&self) -> bool {
+        let Some(host) = &self.host else { return false };
+        (0..host.shard_count()).any(|core| host.cores.look(core).is_storage_full())
+    }
+
     fn has_standby(&self) -> bool {
         let Some(host) = &self.host else { return false };
         (0..host.shard_count()).any(|core| host.cores.look(core).shard().role() == tenure::Role::Standby)
@@ -184,6 +200,24 @@ impl World {
     fn patient(&self) -> Vec<u64> {
         let found = self.host.as_ref().map(crate::host::Host::found).unwrap_or_default();
         found.iter().filter(|found| found.ttl_ms > PATIENCE_MS).map(|found| found.key.0).take(50).collect()
+    }
+
+    /// Leases expire while a client asks for something that must be written in every turn.
+    fn storm(&mut self) -> Verdict {
+        for round in 0..STORM_ROUNDS {
+            let mut client = self.take_client(0);
+            let asked = if round == 0 { (4, 5) } else { (1, 3_000) };
+            client.grant_some(asked.0, asked.1, &mut self.scene());
+            self.clients[0] = client;
+            self.round(round)?;
+            self.pass(30);
+        }
+        let now_ms = self.served_ms();
+        let late = |lease: &crate::oracle::Lease| {
+            lease.is_known && lease.ttl_ms == 5 && lease.overdue_ms + self.oracle.extends_ms + 300 < now_ms
+        };
+        let left = self.oracle.live().filter(|(_, lease)| late(lease)).count() as u64;
+        l3_fair::storm_goes_on(left, STORM_ROUNDS)
     }
 
     /// A standby expires nothing: somebody promotes it. True when that was asked.
@@ -196,6 +230,8 @@ impl World {
         }
         let mut client = self.take_client(0);
         client.promote(0, &mut self.scene());
+        // A full disk refuses, and is tried again each second.
+        self.pass(20);
         self.clients[0] = client;
         true
     }
