@@ -31,6 +31,8 @@ pub(super) struct Axis {
 /// A line.
 pub(super) struct Line {
     pub(super) name: String,
+    /// The same for the same thing in every chart of a page.
+    pub(super) colour: usize,
     pub(super) points: Vec<(f64, f64)>,
     /// The area below it is filled.
     pub(super) filled: bool,
@@ -141,9 +143,9 @@ impl Chart {
         let mut out = format!("<figure><figcaption>{}</figcaption>{}", escape(&self.title), self.svg());
         if self.lines.len() > 1 {
             out.push_str("<ul class=legend>");
-            for (index, line) in self.lines.iter().enumerate() {
+            for line in &self.lines {
                 let name = escape(&line.name);
-                let _ = write!(out, "<li><i class=\"k{}\"></i>{name}</li>", index % COLOURS);
+                let _ = write!(out, "<li><i class=\"k{}\"></i>{name}</li>", line.colour % COLOURS);
             }
             out.push_str("</ul>");
         }
@@ -169,7 +171,13 @@ impl Chart {
             let _ =
                 write!(out, "<text x=\"{}\" y=\"{:.1}\" class=e>{text}</text>", LEFT - 8.0, y.at(tick) + 4.0);
         }
+        let mut last = f64::NEG_INFINITY;
         for tick in x.ticks() {
+            // Labels that would touch are left out.
+            if x.at(tick) - last < 44.0 {
+                continue;
+            }
+            last = x.at(tick);
             let (at, text) = (x.at(tick), (self.x.text)(tick));
             let class = if at > width - 40.0 { "e" } else { "m" };
             let at = if class == "e" { width - RIGHT } else { at };
@@ -180,8 +188,8 @@ impl Chart {
         let label = self.x.label;
         let _ = write!(out, "<text x=\"{middle:.1}\" y=\"{:.1}\" class=m>{label}</text></g>", height - 4.0);
         let _ = write!(out, "<path class=base d=\"M{LEFT} {0:.1}H{1:.1}\"/>", height - BOTTOM, width - RIGHT);
-        for (index, line) in self.lines.iter().enumerate() {
-            self.draw(&mut out, line, index % COLOURS, &x, &y);
+        for line in &self.lines {
+            self.draw(&mut out, line, line.colour % COLOURS, &x, &y);
         }
         out.push_str("</svg>");
         out
@@ -241,8 +249,14 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_and_hostile_names_are_still_a_chart() {
-        let line = Line { name: "<b>".to_owned(), points: vec![(f64::NAN, 1.0)], filled: true, steps: false };
-        let empty = Line { name: String::new(), points: Vec::new(), filled: false, steps: true };
+        let line = Line {
+            name: "<b>".to_owned(),
+            colour: 8,
+            points: vec![(f64::NAN, 1.0)],
+            filled: true,
+            steps: false,
+        };
+        let empty = Line { name: String::new(), colour: 1, points: Vec::new(), filled: false, steps: true };
         let chart = Chart {
             title: "a & b".to_owned(),
             x: axis(Scale::Tail),

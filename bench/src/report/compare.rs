@@ -17,7 +17,9 @@ pub(super) fn render(lines: &[Line]) -> String {
     };
     for (index, run) in runs.iter().enumerate() {
         let quick = if run.plan.quick { ", quick" } else { "" };
-        line(format!("{}: {}, seed {}{quick}", index + 1, run.host.line(), run.plan.seed));
+        let leases = human::count(run.plan.leases as f64);
+        let plan = format!("{leases} leases, {:?} IDs, seed {}{quick}", run.plan.ids, run.plan.seed);
+        line(format!("{}: {}: {plan}", index + 1, run.host.line()));
     }
     line(String::new());
     let mut head = vec!["phase".to_owned(), String::new()];

@@ -138,7 +138,7 @@ fn scale_section(out: &mut String, scale: &crate::scale::Scale) {
     let line = |figure: &ScaleFigure| {
         let point = |step: &Report| Some((step.plan.leases as f64, (figure.of)(step)?));
         let points = scale.steps.iter().filter_map(point).collect();
-        Drawn { name: figure.name.to_owned(), points, filled: false, steps: false }
+        Drawn { name: figure.name.to_owned(), colour: 0, points, filled: false, steps: false }
     };
     for (title, y, figures) in [
         ("CPU time of the server per operation", COST, &FIGURES[..3]),
@@ -148,6 +148,7 @@ fn scale_section(out: &mut String, scale: &crate::scale::Scale) {
     ] {
         let lines: Vec<Drawn> = figures.iter().map(line).filter(|line| line.points.len() > 1).collect();
         if !lines.is_empty() {
+            let lines = coloured(lines, &[]);
             let chart = Chart { title: title.to_owned(), x: LIVE, y, lines, width: WIDE.0, height: 250.0 };
             out.push_str(&chart.html());
         }
@@ -234,8 +235,9 @@ fn charts(out: &mut String, runs: &[(String, &Report)]) {
             found.map(move |row| (name.as_str(), row))
         })
     };
-    latency_charts(out, &phases, several, &rows);
-    throughput_charts(out, &phases, &rows);
+    let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+    latency_charts(out, &phases, &names, &rows);
+    throughput_charts(out, &phases, &names, &rows);
     lateness_chart(out, runs);
     storm_charts(out, runs);
 }
@@ -248,11 +250,12 @@ fn same(a: (&str, &str), b: (&str, &str), several: bool) -> bool {
 fn latency_charts<'a, I: Iterator<Item = (&'a str, &'a Row)>>(
     out: &mut String,
     phases: &[(&str, &str)],
-    several: bool,
+    runs: &[&str],
     rows: &impl Fn((&str, &str)) -> I,
 ) {
     let drawn = |name: &str, row: &Row| Drawn {
         name: name.to_owned(),
+        colour: 0,
         points: row.curve.iter().map(|&(share, ns)| (share, ns as f64)).collect(),
         filled: false,
         steps: false,
@@ -261,12 +264,12 @@ fn latency_charts<'a, I: Iterator<Item = (&'a str, &'a Row)>>(
         title,
         x: SHARE,
         y: LATENCY,
-        lines,
+        lines: coloured(lines, runs),
         width: size.0,
         height: size.1,
     };
     out.push_str("<section><h2>Latency</h2>");
-    if several {
+    if runs.len() > 1 {
         out.push_str("<div class=grid2>");
         for &phase in phases {
             let lines: Vec<Drawn> = rows(phase).map(|(name, row)| drawn(name, row)).collect();
@@ -295,6 +298,7 @@ fn latency_charts<'a, I: Iterator<Item = (&'a str, &'a Row)>>(
 fn throughput_charts<'a, I: Iterator<Item = (&'a str, &'a Row)>>(
     out: &mut String,
     phases: &[(&str, &str)],
+    runs: &[&str],
     rows: &impl Fn((&str, &str)) -> I,
 ) {
     out.push_str("<section><h2>Throughput over time</h2><div class=grid2>");
@@ -302,16 +306,24 @@ fn throughput_charts<'a, I: Iterator<Item = (&'a str, &'a Row)>>(
         let lines: Vec<Drawn> = rows(phase)
             .filter_map(|(name, row)| {
                 let points = per_second(row.series.as_ref()?, 1e-3);
-                Some(Drawn { name: name.to_owned(), points, filled: true, steps: true })
+                Some(Drawn { name: name.to_owned(), colour: 0, points, filled: true, steps: true })
             })
             .collect();
         if !lines.is_empty() {
-            let title = format!("{}: {}", phase.0, phase.1);
+            let (title, lines) = (format!("{}: {}", phase.0, phase.1), coloured(lines, runs));
             let chart = Chart { title, x: SECONDS, y: RATE, lines, width: NARROW.0, height: NARROW.1 };
             out.push_str(&chart.html());
         }
     }
     out.push_str("</div></section>\n");
+}
+
+/// Gives each line the colour of its run, or of its place where it is no run.
+fn coloured(mut lines: Vec<Drawn>, runs: &[&str]) -> Vec<Drawn> {
+    for (place, line) in lines.iter_mut().enumerate() {
+        line.colour = runs.iter().position(|run| *run == line.name).unwrap_or(place);
+    }
+    lines
 }
 
 /// Enough requests to say something of the slowest in a thousand; bulk frames are few and large.
@@ -347,11 +359,12 @@ fn lateness_chart(out: &mut String, runs: &[(String, &Report)]) {
             points.iter_mut().for_each(|point| point.0 /= 0.25f64.exp2());
             points.insert(0, (points[0].0, 0.0));
             points.push((last, 0.0));
-            Drawn { name: name(run, row), points, filled: true, steps: true }
+            Drawn { name: name(run, row), colour: 0, points, filled: true, steps: true }
         })
         .collect();
     if !lines.is_empty() {
         let title = "From send time + TTL to the arrival of the event".to_owned();
+        let lines = coloured(lines, &[]);
         let chart = Chart { title, x: LATE, y: LEASES, lines, width: WIDE.0, height: WIDE.1 };
         let _ = writeln!(out, "<section><h2>Lateness of expiries</h2>{}</section>", chart.html());
     }
@@ -368,6 +381,7 @@ fn storm_charts(out: &mut String, runs: &[(String, &Report)]) {
         );
         let ended = Drawn {
             name: "ended".to_owned(),
+            colour: 0,
             points: per_second(&storm.ended, 1.0),
             filled: true,
             steps: true,
@@ -375,6 +389,7 @@ fn storm_charts(out: &mut String, runs: &[(String, &Report)]) {
         let slowest = storm.renewals.slowest_ns.iter().map(|&ns| (ns as f64).max(1.0));
         let slowest = Drawn {
             name: "slowest renewal".to_owned(),
+            colour: 1,
             points: points(&storm.renewals, 1.0, slowest).into_iter().filter(|p| p.1 > 1.0).collect(),
             filled: false,
             steps: true,

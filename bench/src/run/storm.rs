@@ -144,8 +144,8 @@ impl Run {
         };
         let plan = self.plan.clone();
         let fill = Duration::from_secs_f64(count as f64 / per_second.max(1.0));
-        // Half as long again, because a table that grows to its size may slow the grants.
-        let deadline_ns = self.clock.now_ns() + ns(fill * 3 / 2) + ns(2 * CALM);
+        // Twice as long, because a table that grows to its size, or a neighbour, may slow the grants.
+        let deadline_ns = self.clock.now_ns() + ns(fill * 2) + ns(2 * CALM);
         let ttl = Ttl::Until(deadline_ns);
         let bulk = self.bulk(Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Sum }, 0);
         for lane in &mut self.lanes {

@@ -8,13 +8,21 @@
 
 use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::limits::INBOX_MESSAGES_MAX;
 use crate::request::{Reply, Request, ServiceTicket, Ticket};
+
+mod signals;
+
+/// What [`signals`] is made of; a model checker gives it others.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
+use signals::Signals;
 
 /// One message to a core.
 pub(crate) enum Message {
@@ -33,9 +41,7 @@ pub(crate) enum Message {
 /// A core's inbox. Shared by all that talk to the core.
 pub(crate) struct Inbox {
     messages: ArrayQueue<Message>,
-    sleeping: AtomicBool,
-    closed: AtomicBool,
-    called: AtomicBool,
+    signals: Signals,
     bell: OwnedFd,
 }
 
@@ -59,31 +65,29 @@ impl Inbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Inbox {
             messages: ArrayQueue::new(INBOX_MESSAGES_MAX),
-            sleeping: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            called: AtomicBool::new(false),
+            signals: Signals::new(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
 
     /// Puts a message in and wakes the core if it sleeps. Full: the message comes back (S8).
     pub(crate) fn push(&self, message: Message) -> Result<(), NotTaken> {
-        if self.closed.load(Ordering::SeqCst) {
+        if self.signals.is_closed() {
             return Err(NotTaken::Closed(message));
         }
         self.messages.push(message).map_err(NotTaken::Full)?;
-        if self.closed.load(Ordering::SeqCst) {
+        if self.signals.is_closed() {
             // Closed between the two looks: nobody will read it, so its sender must not wait.
             self.discard();
         } else {
-            self.wake();
+            self.signals.wake(|| self.ring());
         }
         Ok(())
     }
 
     /// Ends the inbox: what is in it is dropped, which tells its senders, and nothing is taken any more.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.signals.close();
         self.discard();
     }
 
@@ -93,17 +97,12 @@ impl Inbox {
 
     /// Asks for a turn without a message: something the core looks at every turn has news.
     pub(crate) fn call(&self) {
-        self.called.store(true, Ordering::SeqCst);
-        self.wake();
+        self.signals.call(|| self.ring());
     }
 
-    /// Wakes the core if it sleeps.
-    fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst) {
-            // A full counter means that it has been rung already; nothing else can fail.
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-        }
+    fn ring(&self) {
+        // A full counter means that it has been rung already; nothing else can fail.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
     pub(crate) fn pop(&self) -> Option<Message> {
@@ -116,18 +115,12 @@ impl Inbox {
 
     /// Announces sleep. False: something has arrived, stay awake.
     pub(crate) fn prepare_sleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.is_empty() && !self.called.swap(false, Ordering::SeqCst) {
-            return true;
-        }
-        self.sleeping.store(false, Ordering::SeqCst);
-        false
+        self.signals.prepare_sleep(|| self.is_empty())
     }
 
     /// Takes the announcement back after waking for another reason.
     pub(crate) fn woke(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.signals.woke();
     }
 
     /// Readable when the bell has been rung.

@@ -17,6 +17,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tenure_core::limits::TIME_MS_MAX;
+
 use super::aligned::AlignedBuffer;
 use super::batch::BatchOwner;
 use super::disk::{Access, DiskFile, DiskPort};
@@ -326,6 +328,9 @@ impl SnapshotReader {
         let head = &reader.head;
         if (head.log_id, head.shard, head.start) != (owner.log_id, owner.shard, start) {
             return Err(SnapshotFlaw::Invalid("it belongs to another log, shard or place".to_owned()));
+        }
+        if head.time_ms > TIME_MS_MAX {
+            return Err(SnapshotFlaw::Invalid(format!("its time, {} ms, is out of range", head.time_ms)));
         }
         reader.at = HEAD_BYTES;
         Ok(reader)
