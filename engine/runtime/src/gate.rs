@@ -29,7 +29,7 @@ impl Gate {
         if self.held.front()?.0 > durable {
             return None;
         }
-        if tenure_planted::is(tenure_planted::Bug::DropsReplies) && self.held.len() % 5 == 0 {
+        if tenure_planted::is(tenure_planted::Bug::DropsReplies) && self.held.len().is_multiple_of(5) {
             self.held.pop_front();
         }
         self.held.pop_front().map(|(_, ticket, reply)| (ticket, reply))
