@@ -9,6 +9,7 @@
 //! - [`scenario`]: the readable files of `tests/scenarios`, run against one shard;
 //! - [`fuzz`]: what fuzzers are let loose on;
 //! - [`power`]: what a power loss may leave on a disk, recovered and audited;
+//! - [`soak`]: an hour of everything at once, and whether anything grew;
 //! - [`sandbox`]: children with too little memlock, without io_uring, with a small disk;
 //! - [`tree`]: the source tree, for the tidiness rules;
 //! - [`random`], [`patience`]: seeds that replay, and waits that end.
@@ -24,5 +25,6 @@ pub mod random;
 pub mod sandbox;
 pub mod scenario;
 pub mod server;
+pub mod soak;
 pub mod tree;
 pub mod wire;

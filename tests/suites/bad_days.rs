@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tenure_protocol::{Grant, LeaseId, Refusal, Request, Response, tag};
 use tenure_tests::patience::eventually;
+use tenure_tests::random::setting;
 use tenure_tests::sandbox::Sandbox;
 use tenure_tests::server::ServerOptions;
 use tenure_tests::wire::{Wire, is_end};
@@ -20,24 +21,27 @@ const REGISTER_BUFFER_RING: u32 = 22;
 
 #[test]
 fn renewals_that_arrive_while_the_process_is_frozen_count() {
-    const TTL: Duration = Duration::from_millis(1_500);
     const LEASES: u64 = 100;
+    // A minute of standstill is the long form.
+    let frozen = Duration::from_millis(setting("TENURE_FREEZE_MS", 3_000));
+    let ttl = frozen / 2;
+    let ttl_ms = u64::try_from(ttl.as_millis()).unwrap();
     for driver in DRIVERS {
         let server = ServerOptions::new(BINARY).driver(driver).shards(2).start();
         let mut wire = Wire::connect(server.address()).unwrap();
         // On a machine so busy that the renewals leave late, nothing can be concluded: try again.
         eventually("a round in which the renewals left in time", || {
             let first_grant = Instant::now();
-            let leases: Vec<LeaseId> = (0..LEASES).map(|_| wire.grant(TTL.as_millis() as u64).id).collect();
-            let forgotten = wire.grant(TTL.as_millis() as u64).id;
+            let leases: Vec<LeaseId> = (0..LEASES).map(|_| wire.grant(ttl_ms).id).collect();
+            let forgotten = wire.grant(ttl_ms).id;
             server.pause();
             for &id in &leases {
                 wire.queue(&Request::Renew { id });
             }
             wire.flush().unwrap();
-            let in_time = first_grant.elapsed() < TTL / 2;
-            // Twice the TTL: every deadline passes while the process is frozen.
-            std::thread::sleep(2 * TTL);
+            let in_time = first_grant.elapsed() < ttl / 2;
+            // Every deadline passes while the process is frozen.
+            std::thread::sleep(frozen);
             server.resume();
             let renewed = leases
                 .iter()

@@ -186,6 +186,35 @@ fn the_walls_between_crates_stand() {
     none("a crate names only what its place allows", &breaches);
 }
 
+/// Ways to ask for the time of day.
+const WALL_CLOCKS: &[&str] =
+    &["SystemTime", "UNIX_EPOCH", "ClockId::Realtime", "CLOCK_REALTIME", "gettimeofday", "chrono::"];
+
+/// The one place that reads it: the note for people in the lock file.
+const WALL_CLOCK_FOR_PEOPLE: &str = "engine/runtime/src/log/lock.rs";
+
+/// S6: when the host's clock is set, nothing may notice. Setting it would harm the machine that runs the tests, and no
+/// namespace covers it; that nobody asks for it is as good a proof, and covers every path.
+#[test]
+fn s6_nobody_who_decides_reads_the_wall_clock() {
+    let (mut breaches, mut found_for_people) = (Vec::new(), false);
+    for folder in ["protocol/src", "engine/core/src", "engine/runtime/src", "client/src", "server/src"] {
+        for file in sources(folder) {
+            for (number, code) in code_lines(&file) {
+                for name in WALL_CLOCKS.iter().filter(|name| code.contains(**name)) {
+                    if file.path.ends_with(WALL_CLOCK_FOR_PEOPLE) {
+                        found_for_people = true;
+                    } else {
+                        breaches.push(format!("{}:{number}: `{name}`", file.path));
+                    }
+                }
+            }
+        }
+    }
+    assert!(found_for_people, "the rule no longer sees what it looks for");
+    none("wall clock decides nothing", &breaches);
+}
+
 #[test]
 fn both_copies_of_the_id_rule_follow_its_vectors() {
     let path = tree::root().join("tests/vectors/id-rule.txt");

@@ -108,7 +108,7 @@ pub struct Book {
     pub torn_moves: Vec<TornMove>,
     by_token: HashMap<(LeaseId, Token), usize>,
     issued: HashSet<LeaseId>,
-    /// Answers that said Busy.
+    /// Answers that said Busy, or ShuttingDown.
     pub busy_count: u64,
     /// Answers of any kind.
     pub answer_count: u64,
@@ -198,7 +198,7 @@ impl Book {
         self.set_busy(op, false);
         self.answer_count += 1;
         if let Response::Refused(refused) = response
-            && refused.refusal == Refusal::Busy
+            && matches!(refused.refusal, Refusal::Busy | Refusal::ShuttingDown)
         {
             self.busy_count += 1;
             return Ok(());
@@ -261,7 +261,7 @@ impl Book {
         match result {
             Ok(granted) if granted.repeated => Err(format!("contract: a first grant was repeated: {ask:?}")),
             Ok(granted) => self.adopt(ask, &granted, sent, at),
-            Err(Refusal::Busy) => {
+            Err(Refusal::Busy | Refusal::ShuttingDown) => {
                 self.busy_count += 1;
                 Ok(())
             }
@@ -286,7 +286,7 @@ impl Book {
             match failed.get(&index) {
                 None => done(&mut self.leases[key])?,
                 Some(Refusal::NotFound) => self.leases[key].not_found(at)?,
-                Some(Refusal::Busy) => self.busy_count += 1,
+                Some(Refusal::Busy | Refusal::ShuttingDown) => self.busy_count += 1,
                 Some(refusal) => return Err(format!("contract: a batch entry failed with {refusal:?}")),
             }
         }
@@ -335,6 +335,31 @@ impl Book {
             (Some(Presence::Present), false) => Err(format!("S3: an attached item was lost: {lease:?}")),
             (Some(Presence::Absent) | None, true) => Err(format!("S3: a detached item was back: {lease:?}")),
             _ => Ok(()),
+        }
+    }
+
+    /// Forgets the leases of which nothing more can be learnt, so that a long run needs no more memory than a
+    /// short one: their end and their items have been told. One that comes back is nobody's, which is as wrong.
+    pub fn forget_ended(&mut self) {
+        if !self.torn_moves.is_empty() || self.leases.iter().any(|lease| lease.busy) {
+            return;
+        }
+        let mut places = Vec::with_capacity(self.leases.len());
+        for lease in std::mem::take(&mut self.leases) {
+            if !lease.is_live() && lease.end_seen && !lease.is_owed(true) {
+                self.by_token.remove(&(lease.id, lease.token));
+                places.push(None);
+            } else {
+                places.push(Some(self.leases.len()));
+                self.leases.push(lease);
+            }
+        }
+        for key in self.by_token.values_mut() {
+            *key = places[*key].expect("only the forgotten have no place");
+        }
+        self.live = self.live.iter().filter_map(|&key| places[key]).collect();
+        for chosen in &mut self.chosen {
+            chosen.current = chosen.current.and_then(|key| places[key]);
         }
     }
 

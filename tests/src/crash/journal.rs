@@ -96,7 +96,7 @@ pub fn read_events(
     }
 }
 
-fn take_notes(event: &Event<'_>, at: Instant, notes: &mut Vec<Note>) {
+pub(crate) fn take_notes(event: &Event<'_>, at: Instant, notes: &mut Vec<Note>) {
     let shard = event.shard();
     match event {
         Event::Ended(ended) => notes.extend(ended.iter().map(|lease| Note {
@@ -125,6 +125,8 @@ pub struct Journal {
     /// Where to resume, by shard.
     pub resume: Vec<Position>,
     history: Vec<BTreeMap<Position, What>>,
+    /// What came before is forgotten.
+    known_from: Vec<Position>,
     /// Items of leases whose last page has not come.
     open: HashMap<(LeaseId, Token), Vec<Vec<u8>>>,
     /// Ends noted, over all layouts.
@@ -145,6 +147,7 @@ impl Journal {
     pub fn begin(&mut self, shard_count: u16) {
         self.resume = vec![Position::OLDEST; usize::from(shard_count)];
         self.history = vec![BTreeMap::new(); usize::from(shard_count)];
+        self.known_from = vec![Position(0); usize::from(shard_count)];
         self.open.clear();
     }
 
@@ -182,6 +185,14 @@ impl Journal {
         }
     }
 
+    /// Forgets what the server no longer keeps either, by shard.
+    pub fn forget_before(&mut self, oldest: &[Position]) {
+        for (shard, &oldest) in oldest.iter().enumerate() {
+            self.history[shard] = self.history[shard].split_off(&oldest);
+            self.known_from[shard] = self.known_from[shard].max(oldest);
+        }
+    }
+
     /// Compares a second reading from the oldest positions with what was said before of what is still kept.
     ///
     /// # Errors
@@ -194,7 +205,7 @@ impl Journal {
             }
         }
         for (shard, (first, second)) in self.history.iter().zip(&second).enumerate() {
-            let (oldest, end) = (again.oldest[shard], self.resume[shard]);
+            let (oldest, end) = (again.oldest[shard].max(self.known_from[shard]), self.resume[shard]);
             let first: BTreeMap<Position, &What> =
                 first.range(oldest..).map(|(p, what)| (*p, what)).collect();
             // The second reading may go on beyond the first.

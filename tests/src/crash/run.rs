@@ -52,18 +52,21 @@ pub struct Tally {
     pub reshards: u64,
 }
 
-struct Run<'a> {
+/// A data directory, its clients, and what they know.
+pub(crate) struct Run<'a> {
     binary: &'a str,
     dir: &'a Path,
     plan: Plan,
     random: Random,
-    workers: Vec<Worker>,
-    journal: Journal,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) journal: Journal,
+    /// How the server is started, if it is not for the seed to choose.
+    pub(crate) chosen_options: Option<ServerOptions>,
     short_ghosts: Vec<Ghost>,
     /// Ends of leases with server-chosen IDs that nobody was told of; the next audit says which grants are left
     /// to explain them.
     strangers: Vec<Note>,
-    shard_count: u16,
+    pub(crate) shard_count: u16,
     marker_count: u64,
     tally: Tally,
 }
@@ -76,26 +79,7 @@ struct Run<'a> {
 /// # Panics
 /// When the server does not start, or ends by itself.
 pub fn run(binary: &str, dir: &Path, plan: Plan) -> Result<Tally, String> {
-    let mut random = Random::new(plan.seed);
-    let workers = (0..WORKER_COUNT).map(|index| Worker::new(index, random.fork())).collect();
-    let shard_count = 1 + u16::from(random.one_in(2));
-    let mut journal = Journal::default();
-    journal.begin(shard_count);
-    let tally = Tally::default();
-    let short_ghosts = Vec::new();
-    let mut run = Run {
-        binary,
-        dir,
-        plan,
-        random,
-        workers,
-        journal,
-        short_ghosts,
-        strangers: Vec::new(),
-        shard_count,
-        marker_count: 0,
-        tally,
-    };
+    let mut run = Run::new(binary, dir, plan);
     for round in 0..plan.rounds {
         run.round(round).map_err(|broken| format!("round {round}: {broken}"))?;
     }
@@ -109,8 +93,41 @@ pub fn run(binary: &str, dir: &Path, plan: Plan) -> Result<Tally, String> {
     Ok(run.tally)
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// A fresh start.
+    pub(crate) fn new(binary: &'a str, dir: &'a Path, plan: Plan) -> Run<'a> {
+        let mut random = Random::new(plan.seed);
+        let workers = (0..WORKER_COUNT).map(|index| Worker::new(index, random.fork())).collect();
+        let shard_count = 1 + u16::from(random.one_in(2));
+        let mut journal = Journal::default();
+        journal.begin(shard_count);
+        let tally = Tally::default();
+        let short_ghosts = Vec::new();
+        Run {
+            binary,
+            dir,
+            plan,
+            random,
+            workers,
+            journal,
+            chosen_options: None,
+            short_ghosts,
+            strangers: Vec::new(),
+            shard_count,
+            marker_count: 0,
+            tally,
+        }
+    }
+
+    /// Where the data is.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir
+    }
+
     fn options(&mut self) -> ServerOptions {
+        if let Some(options) = &self.chosen_options {
+            return options.clone();
+        }
         let driver = *self.random.pick(&["ring", "glommio"]);
         let renewals = *self.random.pick(&["unlogged", "unlogged", "logged"]);
         ServerOptions::new(self.binary)
@@ -123,7 +140,7 @@ impl Run<'_> {
     }
 
     /// Starts the server, after killing it on its way up now and then.
-    fn start(&mut self) -> Result<ServerProcess, String> {
+    pub(crate) fn start(&mut self) -> Result<ServerProcess, String> {
         let reshard = self.plan.reshard && self.random.one_in(3);
         if reshard {
             self.shard_count = 3 - self.shard_count;
@@ -201,7 +218,7 @@ impl Run<'_> {
     }
 
     /// Reads the streams up to everything that has been told, and asks for what is owed.
-    fn catch_up(&mut self, address: SocketAddr) -> Verdict {
+    pub(crate) fn catch_up(&mut self, address: SocketAddr) -> Verdict {
         let markers = self.place_markers(address)?;
         let reading = read_events(address, &self.journal.resume, Some(&markers))?;
         self.take_notes(&reading.notes)?;
@@ -216,7 +233,7 @@ impl Run<'_> {
         }
     }
 
-    fn take_notes(&mut self, notes: &[Note]) -> Verdict {
+    pub(crate) fn take_notes(&mut self, notes: &[Note]) -> Verdict {
         for note in notes {
             match self.journal.note(note)? {
                 None => {}
@@ -280,14 +297,17 @@ impl Run<'_> {
         Err(format!("S9 once: the end of a lease that nobody asked for: {note:?}"))
     }
 
-    fn read_history_again(&mut self, address: SocketAddr) -> Verdict {
+    pub(crate) fn read_history_again(&mut self, address: SocketAddr) -> Verdict {
         let markers = self.place_markers(address)?;
         let oldest = vec![Position::OLDEST; usize::from(self.shard_count)];
-        self.journal.compare(&read_events(address, &oldest, Some(&markers))?)
+        let again = read_events(address, &oldest, Some(&markers))?;
+        self.journal.compare(&again)?;
+        self.journal.forget_before(&again.oldest);
+        Ok(())
     }
 
     /// No kill: everything ends, and everything that is owed comes.
-    fn last_round(&mut self) -> Verdict {
+    pub(crate) fn last_round(&mut self) -> Verdict {
         let mut server = self.start()?;
         let address = server.address();
         for worker in &mut self.workers {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
-use tenure_protocol::{Grant, GrantEntry, Hello, LeaseId, Request, RequestId, encode, shard_of};
+use tenure_protocol::{Grant, GrantEntry, Hello, LeaseId, Request, RequestId, Response, encode, shard_of};
 
 use super::belief::{Presence, Verdict};
 use super::book::{Ask, Book, LONG_TTL_MS, Op};
@@ -44,6 +45,10 @@ pub struct Worker {
     pub book: Book,
     /// Identifies its grants across connections.
     pub client_id: u64,
+    /// How long it rests between two bursts of requests; zero: it keeps its window full.
+    pub rest: Duration,
+    /// Told how long each answer took, µs.
+    pub latencies: Option<Sender<u64>>,
     random: Random,
     serial: u64,
     in_flight: HashMap<RequestId, (Op, Instant)>,
@@ -55,7 +60,16 @@ impl Worker {
     pub fn new(index: u64, mut random: Random) -> Worker {
         let ids = (1..=CHOSEN_COUNT).map(|number| chosen_id(index, number));
         let client_id = random.next() | 1;
-        Worker { index, book: Book::new(ids), client_id, random, serial: 0, in_flight: HashMap::new() }
+        Worker {
+            index,
+            book: Book::new(ids),
+            client_id,
+            rest: Duration::ZERO,
+            latencies: None,
+            random,
+            serial: 0,
+            in_flight: HashMap::new(),
+        }
     }
 
     /// A Hello of this client.
@@ -92,9 +106,14 @@ impl Worker {
     }
 
     fn converse(&mut self, wire: &mut Wire, stop: &AtomicBool) -> Verdict {
+        let mut dismissed = false;
         loop {
-            let stopping = stop.load(Ordering::Relaxed);
-            while !stopping && self.in_flight.len() < WINDOW {
+            if !self.rest.is_zero() && self.in_flight.is_empty() {
+                std::thread::sleep(self.rest);
+            }
+            let stopping = dismissed || stop.load(Ordering::Relaxed);
+            let room = self.rest.is_zero() || self.in_flight.is_empty();
+            while !stopping && room && self.in_flight.len() < WINDOW {
                 let Some(op) = self.choose(wire.terms.shard_count) else { break };
                 self.book.begin(&op);
                 let sent = Instant::now();
@@ -119,10 +138,19 @@ impl Worker {
                     Err(error) => return Err(self.silence(&error)),
                 };
                 let at = Instant::now();
+                if matches!(received.response(), Response::GoAway(_)) {
+                    dismissed = true;
+                    next = wire.received();
+                    continue;
+                }
                 let Some((op, sent)) = self.in_flight.remove(&received.request_id()) else {
                     return Err(format!("L2 one-reply: {:?} answers nothing", received.response()));
                 };
                 self.book.settle(&op, &received.response(), sent, at)?;
+                if let Some(latencies) = &self.latencies {
+                    // Nobody may be recording any more.
+                    let _ = latencies.send(u64::try_from((at - sent).as_micros()).unwrap_or(u64::MAX));
+                }
                 next = wire.received();
             }
         }

@@ -65,3 +65,34 @@ fn an_answer_to_something_else_is_seen() {
     let error = book.settle(&Op::Look(0), &Response::Renewed { ttl_ms: 1_000 }, now, now).unwrap_err();
     assert!(error.contains("L2"), "{error}");
 }
+
+#[test]
+fn what_has_been_told_is_forgotten_and_the_rest_keeps_its_place() {
+    let mut book = Book::new([LeaseId(7)].into_iter());
+    let at = Instant::now();
+    for number in 1..=3 {
+        let ask = Ask { ttl_ms: LONG_TTL_MS, chosen: (number == 3).then_some(0), sequence: 0 };
+        let id = if number == 3 { LeaseId(7) } else { LeaseId(number << 8) };
+        let granted = Granted {
+            id,
+            token: Token(number),
+            ttl_ms: LONG_TTL_MS,
+            remaining_ms: LONG_TTL_MS,
+            raised: false,
+            repeated: false,
+        };
+        book.adopt(&ask, &granted, at, at).unwrap();
+    }
+    book.leases[0].revoked(Token(1), 0).unwrap();
+    book.forget_ended();
+    assert_eq!(book.leases.len(), 3, "its end has not been told");
+    book.leases[0].ended(tenure_protocol::Cause::Revoked, at).unwrap();
+    book.forget_ended();
+    assert_eq!(book.leases.len(), 2);
+    assert_eq!(book.find(LeaseId(1 << 8), Token(1)), None);
+    for (key, id, token) in [(0, LeaseId(2 << 8), Token(2)), (1, LeaseId(7), Token(3))] {
+        assert_eq!(book.find(id, token), Some(key));
+        assert_eq!(book.leases[key].id, id);
+    }
+    assert_eq!((book.live.as_slice(), book.chosen[0].current), ([0, 1].as_slice(), Some(1)));
+}
