@@ -195,7 +195,7 @@ fn a_reply_that_cannot_be_read_ends_the_connection() {
 #[test]
 fn a_frame_above_the_announced_size_is_refused_before_it_is_buffered() {
     let mut connection = open_with(Limits {
-        frame_bytes_max: 1 << 16,
+        frame_bytes_max: 1 << 17,
         batch_ids_max: 100,
         grant_batch_max: 100,
         list_page_max: 100,
