@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use tenure_core::{ShardIndex, Time};
+use tenure_core::{GrantKey, ShardIndex, Time, Token};
 
 use crate::clock::EngineClock;
 use crate::config::Config;
 use crate::ending::Ending;
 use crate::error::OpenError;
-use crate::grant_routes::{Elsewhere, exceptions};
+use crate::grant_routes;
 use crate::handle::Shared;
 use crate::log::Worker;
 use crate::memory::Memory;
@@ -27,8 +27,8 @@ pub(crate) struct CoreFacts {
     pub(crate) lease_count: u64,
     pub(crate) item_count: u64,
     pub(crate) torn: Option<String>,
-    /// Grants that it remembers and that would be sent to other shards.
-    pub(crate) elsewhere: Elsewhere,
+    /// Identified grants that it remembers.
+    pub(crate) remembered: Vec<(GrantKey, Token)>,
 }
 
 impl CoreFacts {
@@ -41,7 +41,7 @@ impl CoreFacts {
             lease_count: stats.lease_count,
             item_count: stats.item_count,
             torn: recovered.torn(),
-            elsewhere: exceptions(&recovered.shard, index, shard_count),
+            remembered: grant_routes::remembered(&recovered.shard, shard_count),
         }
     }
 }

@@ -261,7 +261,7 @@ impl Engine {
             self.opened.lease_count += facts.lease_count;
             self.opened.item_count += facts.item_count;
             self.opened.torn.extend(facts.torn);
-            routes.add(facts.index, facts.elsewhere);
+            routes.note(facts.index, facts.remembered);
         }
         // Set once: an engine is opened once.
         let _ = self.handle.shared.grant_routes.set(routes);

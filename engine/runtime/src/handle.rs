@@ -309,7 +309,7 @@ impl Handle {
             return self.shard_of(id);
         }
         if let Some(key) = key {
-            return self.shared.grant_routes().shard_of(key, self.shard_count());
+            return self.shared.grant_routes().shard_of(key, None, self.shard_count());
         }
         let place = self.shared.next_shard.fetch_add(1, Ordering::Relaxed) % self.shared.inboxes.len();
         ShardIndex(u16::try_from(place).expect("S8: shard count is at most SHARD_COUNT_MAX"))

@@ -83,7 +83,7 @@ impl Cores {
         let (mut torn, mut routes) = (Vec::new(), GrantRoutes::default());
         for facts in facts {
             torn.extend(facts.torn);
-            routes.add(facts.index, facts.elsewhere);
+            routes.note(facts.index, facts.remembered);
         }
         // Set once: cores are opened once.
         let _ = shared.grant_routes.set(routes);

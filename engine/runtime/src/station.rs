@@ -160,14 +160,10 @@ impl Station {
     }
 
     /// The shard that an identified grant without a chosen ID goes to, so that its repeat finds the lease that it
-    /// made. `wished`: this core's own shard, unless another one remembers the grant.
+    /// made. `wished`: its connection would have it made here.
     #[must_use]
     pub fn shard_of_grant(&self, key: GrantKey, wished: bool) -> ShardIndex {
-        let routes = self.shared.grant_routes();
-        if wished {
-            return routes.exception(key).unwrap_or(self.index);
-        }
-        routes.shard_of(key, self.shard_count())
+        self.shared.grant_routes().shard_of(key, wished.then_some(self.index), self.shard_count())
     }
 
     /// The engine time of this turn.

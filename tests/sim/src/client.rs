@@ -14,7 +14,7 @@ use tenure_client::machine::{Change, Connection, ConnectionConfig, Delivery, Kee
 use crate::checkers::{Verdict, l2_one_reply};
 use crate::link::Link;
 use crate::oracle::{Key, Oracle, PossibleGrant};
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 use crate::random::Random;
 use crate::streams::Streams;
 use crate::trace::Trace;
@@ -235,10 +235,11 @@ impl Client {
     fn connect(&mut self, links: &mut Vec<Link>, scene: &mut Scene<'_>) {
         let core = scene.random.below(u64::from(scene.shard_count)) as u16;
         // Always the same one: a repeated grant must find the shard that made it.
-        // Not where shards change their number: a wish then leads past what the grant's rule finds.
-        let wish = self.wish.filter(|_| scene.plan.rate(Action::Reshard) == 0);
-        let config =
-            ConnectionConfig { client_id: self.identity, wish_shard: wish, ..ConnectionConfig::default() };
+        let config = ConnectionConfig {
+            client_id: self.identity,
+            wish_shard: self.wish,
+            ..ConnectionConfig::default()
+        };
         let mut connection = Connection::new(&config);
         let mut link = Link::new(self.index, core);
         link.to_server.extend(connection.outgoing().iter());
