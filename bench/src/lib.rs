@@ -115,11 +115,16 @@ pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
     /// Measure every goal of the design that needs no peer, beside what this machine can do at all
-    #[command(
-        after_help = "Exit code 0 when everything could be measured, whether or not the goals are met."
-    )]
+    #[command(after_help = "Examples:
+  tenure bench goals
+  tenure bench goals --quick --json
+
+Exit code 0 when everything could be measured, whether or not the goals are met.")]
     Goals(GoalsArgs),
     /// The same work with ten times as many leases each time: what each costs, and what memory it takes
+    #[command(after_help = "Examples:
+  tenure bench scale --to 1M
+  tenure bench scale --to 100M --json-out runs.jsonl")]
     Scale(ScaleArgs),
     /// Compare runs: a table, a page with charts, or Markdown
     #[command(after_help = "Examples:

@@ -10,7 +10,11 @@ use crate::oracle::{Key, Told};
 impl Client {
     pub(super) fn answered(&mut self, token: u64, response: &Response<'_>, scene: &mut Scene<'_>) -> Verdict {
         scene.trace.note(scene.host_ms, "told", &[self.index as u64, token, code(response)]);
-        scene.trace.remark(format_args!("{response:?}"));
+        match response {
+            // It has the CPU time of the real process in it.
+            Response::Info(_) => scene.trace.remark(format_args!("Info")),
+            response => scene.trace.remark(format_args!("{response:?}")),
+        }
         let Some(pending) = self.pending.remove(&token) else {
             // A subscription that was confirmed before has ended.
             return self.watch_refused(token, response, scene);
