@@ -29,7 +29,7 @@ bugs! {
     AckAtOnce "S3" "replies leave before what they reveal is on disk";
     AckOutOfOrder "S3" "a log write is acknowledged although the one before it is in flight";
     SegmentNameUnsynced "S3" "a new segment is used before its name is on disk";
-    ManifestUnsynced "S3" "the manifest is renamed into place and the directory is not synced";
+    ManifestUnsynced "S4" "the manifest is renamed into place and the directory is not synced";
     SnapshotUnsynced "S4" "a snapshot gets its name before its contents are on disk";
     ReclaimsTooMuch "S3" "a segment that recovery needs is recycled";
     TailNotReplayed "S3" "recovery stops one batch early";
