@@ -1,6 +1,6 @@
 //! Measures the shard alone, without log, network or other cores: ns of CPU per operation and bytes per lease.
 //!
-//! `cargo run --release -p tenure-core --example measure -- [LEASES]` (default 1,000,000). Leases are renewed in random
+//! `cargo run --release -p tenure-core --example measure -- [LEASES [steady [BATCH]]]` (default 1,000,000 and everything). Leases are renewed in random
 //! order, in batches of 256 unless said; records are written and thrown away.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a measurement needs a clock")]
@@ -151,53 +151,48 @@ impl Run {
         println!("    {ended} ended, worst turn of 1024 references {worst} us of CPU");
     }
 
-    /// Renewals at random over three TTLs, the clock moving, expiry and new grants included.
-    fn steady(&mut self, ids: &mut [LeaseId]) {
-        let ttl_ms = 60_000;
+    /// Renewals at random over three TTLs, the clock moving, expiry and new grants included. Looks at the CPU clock
+    /// every 64 batches: a look costs as much as some dozens of renewals.
+    fn steady(&mut self, ids: &mut [LeaseId], batch_len: usize) {
+        const BATCHES: usize = 64;
         let mut failed = Vec::new();
-        let mut batch = vec![LeaseId(0); BATCH];
-        let mut places = vec![0usize; BATCH];
-        let per_ms = (ids.len() / 20_000).max(1);
-        let (mut renewals, mut owed) = (0usize, 0usize);
+        let mut batch = vec![LeaseId(0); batch_len * BATCHES];
+        let mut places = vec![0usize; batch_len * BATCHES];
         let total = ids.len() * 6;
-        let mut spent = [0u64; 3];
+        let (mut renewals, mut owed, mut spent, mut counted) = (0usize, 0usize, 0u64, 0usize);
         while renewals < total {
             for (place, id) in places.iter_mut().zip(&mut batch) {
                 *place = self.random.next() as usize % ids.len();
                 *id = ids[*place];
             }
-            failed.clear();
             let start = Cpu::now();
-            self.shard.renew_batch(self.now, &batch, &mut failed, &mut self.log).expect("primary");
-            let renewed = Cpu::now();
-            for &index in &failed {
-                let place = places[index as usize];
-                ids[place] = self.grant(None, ttl_ms);
-            }
-            let granted = Cpu::now();
-            renewals += BATCH;
-            owed += BATCH;
-            self.now.0 += (owed / per_ms) as u64;
-            owed %= per_ms;
-            while self.shard.expire(self.now, 1024, &mut self.log).more {}
-            let tail = self.log.tail();
-            self.shard.durable(tail);
-            self.log.begin(tail, self.now);
-            let end = Cpu::now();
-            if renewals >= total / 2 {
-                for (spent, (from, to)) in
-                    spent.iter_mut().zip([(start, renewed), (renewed, granted), (granted, end)])
-                {
-                    *spent += to.0 - from.0;
+            for (batch, places) in batch.chunks(batch_len).zip(places.chunks(batch_len)) {
+                failed.clear();
+                self.shard.renew_batch(self.now, batch, &mut failed, &mut self.log).expect("primary");
+                for &index in &failed {
+                    ids[places[index as usize]] = self.grant(None, 60_000);
                 }
+                owed = self.move_on(owed + batch_len, ids.len());
+            }
+            renewals += batch.len();
+            if renewals >= total / 2 {
+                spent += Cpu::now().0 - start.0;
+                counted += batch.len();
             }
         }
-        let [renewing, granting, expiring] = spent.map(|ns| ns as f64 / (total / 2) as f64);
-        let all = renewing + granting + expiring;
+        let all = spent as f64 / counted as f64;
         println!("steady state, all in, per renewal            {all:8.1} ns  {:8.1} M/s", 1e3 / all);
-        println!(
-            "    of it renewals {renewing:.1} ns, new grants {granting:.1} ns, wheel and expiry {expiring:.1} ns"
-        );
+    }
+
+    /// The clock moves by what so many renewals stand for, a round of all leases being 20 s; returns the rest.
+    fn move_on(&mut self, owed: usize, leases: usize) -> usize {
+        let per_ms = (leases / 20_000).max(1);
+        self.now.0 += (owed / per_ms) as u64;
+        while self.shard.expire(self.now, 1024, &mut self.log).more {}
+        let tail = self.log.tail();
+        self.shard.durable(tail);
+        self.log.begin(tail, self.now);
+        owed % per_ms
     }
 }
 
@@ -220,7 +215,7 @@ fn direct(leases: usize) {
     }
     run.renew_batches("renew_batch of 64", &ids, 64);
     run.renew_single(&ids);
-    run.steady(&mut ids);
+    run.steady(&mut ids, BATCH);
     recover(&run, leases);
     run.now.0 += 200_000;
     run.drain("the rest expires", leases);
@@ -309,6 +304,13 @@ fn recover(run: &Run, leases: usize) {
 
 fn main() {
     let leases = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
+    if std::env::args().nth(2).as_deref() == Some("steady") {
+        let mut run = Run::new(leases);
+        let mut ids = run.fill("grant", std::iter::repeat_n(None, leases), 60_000);
+        run.shuffle(&mut ids);
+        let batch = std::env::args().nth(3).and_then(|batch| batch.parse().ok()).unwrap_or(BATCH);
+        return run.steady(&mut ids, batch);
+    }
     direct(leases);
     mass(leases);
     hashed(leases);

@@ -19,7 +19,7 @@
 
 use crate::config::Role;
 use crate::id::{GrantKey, LeaseId, ShardIndex};
-use crate::limits::{EXTEND_MS_MAX, ITEM_BYTES_MAX, POSITION_MAX, TIME_MS_MAX, TTL_MS_MAX};
+use crate::limits::{EXTEND_MS_MAX, ITEM_BYTES_MAX, POSITION_MAX, TIME_MS_MAX, TOKEN_MAX, TTL_MS_MAX};
 use crate::record::padded;
 use crate::time::{Position, Time, Token};
 use std::fmt;
@@ -169,7 +169,9 @@ fn word(bytes: &[u8], index: usize) -> Result<u64, &'static str> {
 
 fn lease(bytes: &[u8], index: usize) -> Result<(LeaseId, Token), &'static str> {
     let (id, token) = (word(bytes, index)?, word(bytes, index + 1)?);
-    if id == 0 || token == 0 { Err("lease id or token 0") } else { Ok((LeaseId(id), Token(token))) }
+    require(id != 0 && token != 0, "lease id or token 0")?;
+    require(token <= TOKEN_MAX, "token out of range")?;
+    Ok((LeaseId(id), Token(token)))
 }
 
 fn require(condition: bool, reason: &'static str) -> Result<(), &'static str> {

@@ -13,9 +13,9 @@
 //!
 //! Invariant: an id is in at most one cell, and the slot found there has that id (checked with S1).
 
+use crate::entry::Slot;
 use crate::region::prefetch_line;
 use crate::seeded_hash::SeededHash;
-use crate::slab::Slot;
 
 const TABLES: usize = 256;
 const SLOT_BITS: u32 = crate::id_rule::SLOT_BITS;

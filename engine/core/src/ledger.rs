@@ -7,8 +7,9 @@
 //! Pending leases stand in a queue by position; a lease pending for several reasons is let go by the last.
 //! Invariant: **S3** ack-after-durable. Does not know what the records said.
 
-use crate::slab::{PENDING, PENDING_MANY, Slab, Slot};
-use crate::time::{Position, Time};
+use crate::entry::{Entry, PENDING, PENDING_MANY, Slot};
+use crate::slab::Slab;
+use crate::time::{Position, Time, Token};
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy)]
 struct Pending {
     position: Position,
-    token: u64,
+    token: Token,
     slot: Slot,
 }
 
@@ -90,8 +91,8 @@ impl Ledger {
 
     /// What an answer waits for that reveals the lease in this slot.
     #[inline(always)]
-    pub(crate) fn after_lease(&self, loc: u32) -> Position {
-        if loc & PENDING == 0 { self.unless_durable(self.last_role) } else { self.after_any() }
+    pub(crate) fn after_lease(&self, entry: &Entry) -> Position {
+        if !entry.has(PENDING) { self.unless_durable(self.last_role) } else { self.after_any() }
     }
 
     fn unless_durable(&self, position: Position) -> Position {
@@ -103,18 +104,18 @@ impl Ledger {
     pub(crate) fn mark(&mut self, slab: &mut Slab, slot: Slot) {
         let token = slab.token(slot);
         let entry = slab.entry_mut(slot);
-        if entry.loc & PENDING != 0 {
-            entry.loc |= PENDING_MANY;
+        if entry.has(PENDING) {
+            entry.set(PENDING_MANY, true);
             self.pending_last.insert(slot.0, self.tail);
         }
-        entry.loc |= PENDING;
+        entry.set(PENDING, true);
         self.pending.push_back(Pending { position: self.tail, token, slot });
     }
 
     /// The lease in this slot ends: forget what it was pending for.
     #[inline(always)]
-    pub(crate) fn forget(&mut self, slot: Slot, loc: u32) {
-        if loc & PENDING_MANY != 0 {
+    pub(crate) fn forget(&mut self, slot: Slot, entry: &Entry) {
+        if entry.has(PENDING_MANY) {
             self.pending_last.remove(&slot.0);
         }
     }
@@ -134,13 +135,13 @@ impl Ledger {
             if !entry.is_live() {
                 continue;
             }
-            if entry.loc & PENDING_MANY != 0 {
+            if entry.has(PENDING_MANY) {
                 match self.pending_last.get(&slot.0) {
                     Some(&last) if last > position => continue,
                     _ => self.pending_last.remove(&slot.0),
                 };
             }
-            entry.loc &= !(PENDING | PENDING_MANY);
+            entry.set(PENDING | PENDING_MANY, false);
         }
     }
 
@@ -170,7 +171,7 @@ impl Ledger {
         }
         for index in 0..slab.len() {
             let slot = Slot(index as u32);
-            let marked = slab.entry(slot).loc & PENDING != 0;
+            let marked = slab.entry(slot).has(PENDING);
             assert_eq!(marked, waiting.contains_key(&slot), "S3 ack-after-durable: mark of slot {index}");
         }
         for (&slot, last) in &self.pending_last {

@@ -41,6 +41,7 @@
 pub mod limits;
 
 mod config;
+mod entry;
 mod grant_memory;
 mod id;
 mod id_rule;

@@ -14,6 +14,10 @@ pub const TIME_MS_MAX: u64 = 1 << 60;
 /// Furthest log position that is accepted from a log or an image: as much again fits 64 bits.
 pub const POSITION_MAX: u64 = 1 << 62;
 
+/// Furthest log position at which a lease is granted: a token has 56 bits in the table. That is 72 PB of log, two
+/// years at 1 GB a second without a pause. Grants are refused from there on; leases live, are renewed and end.
+pub const TOKEN_MAX: u64 = (1 << 56) - 1;
+
 /// Longest extension that a promotion may give.
 pub const EXTEND_MS_MAX: u64 = TTL_MS_MAX;
 
@@ -89,6 +93,7 @@ impl Default for Bounds {
 }
 
 const _: () = assert!(ITEM_BYTES_MAX <= u16::MAX as usize, "item lengths are 16 bits in records");
+const _: () = assert!(TOKEN_MAX < POSITION_MAX);
 const _: () = assert!(TTL_MS_MAX < 1 << 48, "TTLs are 48 bits in grant records");
 const _: () = assert!(ENDED_ITEM_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(TIME_MS_MAX < u64::MAX - 2 * TTL_MS_MAX - EXTEND_MS_MAX);

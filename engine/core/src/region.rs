@@ -41,6 +41,11 @@ pub(crate) unsafe trait Plain: Copy + 'static {
     const ZERO: Self;
 }
 
+// SAFETY: zero is a valid u32.
+unsafe impl Plain for u32 {
+    const ZERO: u32 = 0;
+}
+
 // SAFETY: zero is a valid u64.
 unsafe impl Plain for u64 {
     const ZERO: u64 = 0;
@@ -323,7 +328,9 @@ mod tests {
             ahead.populate();
             pages += 1;
         }
-        assert_eq!(pages, 2, "each page is asked for once");
+        // With the twin for a backing there is nothing to ask for.
+        let wanted = if cfg!(any(miri, feature = "safe-region")) { 0 } else { 2 };
+        assert_eq!(pages, wanted, "each page is asked for once");
         assert!(mapped.iter().all(|&word| word == 0));
     }
 

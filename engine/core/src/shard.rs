@@ -29,6 +29,7 @@ pub use image::ImageCursor;
 pub use recover::ReplayError;
 
 use crate::config::{Renewals, Role, ShardConfig};
+use crate::entry::{Filing, HAS_ITEMS, Line, Slot, earliest_left};
 use crate::grant_memory::GrantMemory;
 use crate::id::LeaseId;
 use crate::id_rule::SLOT_BITS;
@@ -38,7 +39,7 @@ use crate::limits::{Bounds, SLOT_COUNT_SLACK, TIME_MS_MAX};
 use crate::outcome::{LATENESS_BUCKETS, ShardStats};
 use crate::record::{Cause, RecordBuffer};
 use crate::refusal::Refusal;
-use crate::slab::{HAS_ITEMS, PARITY, PLACE_MASK, Slot};
+use crate::slab::Slab;
 use crate::table::Table;
 use crate::time::{Position, Time};
 use crate::wheel::{Batch, Wheel};
@@ -123,7 +124,7 @@ impl Shard {
             held: None,
             expired_to: Time(0),
             table: Table::new(&config, slots as u32, bounds),
-            wheel: Wheel::new(config.lease_count_max, bounds.wheel_reference_slack),
+            wheel: Wheel::new(Slab::lines_of(slots as u32), bounds.wheel_reference_slack),
             items: Items::new(),
             grants: GrantMemory::new(bounds.grant_keys_max),
             ledger: Ledger::default(),
@@ -319,35 +320,54 @@ impl Shard {
         let holder = self.holder(slot);
         let item_count = if entry.has(HAS_ITEMS) { self.items.end(holder) } else { 0 };
         log.end(cause, item_count > 0, holder.id, holder.token);
-        self.ledger.forget(slot, entry.loc);
+        self.ledger.forget(slot, &entry);
         self.table.remove(slot);
         item_count
     }
 
-    /// Files a lease in the wheel at its deadline.
+    /// Sees to it that the wheel comes to a lease by its deadline.
     #[inline(always)]
     fn file(&mut self, slot: Slot, deadline: u64) {
-        let bits = self.wheel.file(slot, deadline);
-        let entry = self.table.entry_mut(slot);
-        entry.loc = (entry.loc & !(PLACE_MASK | PARITY)) | bits;
+        let line = slot.line();
+        if !self.wheel.comes_up_by(self.table.slab.filing(line), deadline) {
+            let filing = self.wheel.file(line, deadline);
+            self.table.slab.set_filing(line, filing);
+        }
     }
 
     /// Gives each live lease the deadline that `deadline_of` says, all of them after `to`, and files all anew in a wheel
     /// that stands at `to`. A pass over the slab: for recovery and promotion.
     fn refile_all(&mut self, to: Time, deadline_of: impl Fn(&Shard, Slot) -> u64) {
-        let live = |shard: &Shard, slot: Slot| shard.table.entry(slot).is_live();
-        let slots = (0..self.table.slab.len() as u32).map(Slot);
-        for slot in slots.clone() {
-            if live(self, slot) {
+        let lines = (0..self.table.slab.line_count() as u32).map(Line);
+        for slot in lines.clone().flat_map(Line::slots) {
+            if self.table.entry(slot).is_live() {
                 let (ttl_ms, deadline) = (self.table.ttl_ms(slot), deadline_of(self, slot));
                 self.table.set_deadline(slot, ttl_ms, deadline, to.0);
             }
         }
         self.wheel.reset(to);
-        for slot in slots {
-            if live(self, slot) {
-                self.file(slot, self.deadline(slot));
-            }
+        for line in lines {
+            let filing = self.file_line(line);
+            self.table.slab.set_filing(line, filing);
         }
+    }
+
+    /// Files a line at the earliest of its deadlines, all of them after the wheel's clock.
+    #[inline]
+    fn file_line(&mut self, line: Line) -> Filing {
+        let base = self.wheel.now();
+        let earliest = match earliest_left(self.table.slab.line(line), base as u32) {
+            Some(u64::MAX) => return Filing::NONE,
+            Some(left) => base + left,
+            None => self.earliest_of_long(line),
+        };
+        self.wheel.file(line, earliest)
+    }
+
+    /// The earliest deadline of a line with a lease in the side table.
+    #[cold]
+    fn earliest_of_long(&self, line: Line) -> u64 {
+        let live = line.slots().filter(|&slot| self.table.entry(slot).is_live());
+        live.map(|slot| self.deadline(slot)).min().expect("S7 wheel-agrees: a long lease lives")
     }
 }

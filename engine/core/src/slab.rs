@@ -1,111 +1,29 @@
-//! The slab: 16 bytes a lease, four to a cache line, found by slot without a table.
+//! The slab: leases by slot, without a table in between.
 //!
-//! A renewal reads and writes one entry and nothing else, so that its floor is one random cache line. What
-//! renewals do not need lies in parallel arrays: fencing tokens, and the ids that clients chose.
-//!
-//! ```text
-//! Entry  | generation u32 | deadline u32 | ttl u32 | loc u32 |
-//!          bit 31 set: free or client-chosen id; else the id's generation less the shard's base
-//!          deadline: engine ms modulo 2^32, read against the wheel's clock    ttl: ms, below 2^31
-//!          loc: wheel place 0–9 · parity 10 · flags 11–15
-//! ```
+//! A renewal reads and writes one entry (entry.rs) and nothing else, so that its floor is one random cache line. What
+//! renewals do not need lies in parallel arrays: the lower halves of fencing tokens, and the ids that clients chose.
 //!
 //! Free slots wait in a first-in-first-out list through their deadline fields, in eight lanes. A server-assigned id names slot and
 //! generation, and the generation moves on with each use: an old id can never hit a new lease. A slot whose
 //! generations are used up is retired, never wrapped. Invariants: **S8** bounded (slots), no id issued twice.
 
+use crate::entry::{Entry, Filing, LINE_SLOTS, Line, NOT_DIRECT, Slot, filing, set_filing};
 use crate::limits::GENERATION_COUNT_MAX;
-use crate::region::{MemoryAhead, Plain, Region, prefetch_line};
-
-/// Index of an entry.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(transparent)]
-pub(crate) struct Slot(pub(crate) u32);
-
-impl Slot {
-    #[inline(always)]
-    pub(crate) fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// Set in the generation of entries that no server-assigned id may match.
-pub(crate) const NOT_DIRECT: u32 = 1 << 31;
-
-/// Wheel place of an entry.
-pub(crate) const PLACE_MASK: u32 = (1 << 10) - 1;
-/// Place of a free slot.
-pub(crate) const PLACE_FREE: u32 = PLACE_MASK;
-/// Place of a live lease while a log is replayed: no wheel yet.
-pub(crate) const PLACE_UNFILED: u32 = PLACE_MASK - 1;
-/// Compaction's mark (wheel.rs).
-pub(crate) const PARITY: u32 = 1 << 10;
-/// TTL or deadline do not fit the entry: a side table has them.
-pub(crate) const LONG: u32 = 1 << 11;
-/// Something about the lease is not durable yet (S3).
-pub(crate) const PENDING: u32 = 1 << 12;
-/// More than one such thing: the ledger knows the last.
-pub(crate) const PENDING_MANY: u32 = 1 << 13;
-/// The log's last word on this lease is an exact deadline: a renewal has to reach the log (S2).
-pub(crate) const PINNED: u32 = 1 << 14;
-/// Items are attached.
-pub(crate) const HAS_ITEMS: u32 = 1 << 15;
-/// Renewals of such leases leave the fast path.
-pub(crate) const SLOW: u32 = LONG | PENDING | PINNED;
+use crate::region::{MemoryAhead, Region, prefetch_line};
+use crate::time::Token;
 
 const NONE: u32 = u32::MAX;
 
 /// Lanes of the free list: at some 25 ns a grant, eight cover the latency of memory.
 const LANES: usize = 8;
 
-/// One lease, or one free slot.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(16))]
-pub(crate) struct Entry {
-    pub(crate) generation: u32,
-    pub(crate) deadline: u32,
-    pub(crate) ttl: u32,
-    pub(crate) loc: u32,
-}
-
-const _: () = assert!(size_of::<Entry>() == 16, "four entries to a cache line");
-
-// SAFETY: four u32; zero is valid.
-unsafe impl Plain for Entry {
-    const ZERO: Entry = Entry { generation: 0, deadline: 0, ttl: 0, loc: 0 };
-}
-
-impl Entry {
-    #[inline(always)]
-    pub(crate) fn is_live(&self) -> bool {
-        self.loc & PLACE_MASK != PLACE_FREE
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_direct(&self) -> bool {
-        self.generation & NOT_DIRECT == 0
-    }
-
-    /// Generation, also of a free or hashed slot: there, the next to be issued.
-    #[inline(always)]
-    pub(crate) fn generation_number(&self) -> u32 {
-        self.generation & !NOT_DIRECT
-    }
-
-    #[inline(always)]
-    pub(crate) fn has(&self, flag: u32) -> bool {
-        self.loc & flag != 0
-    }
-
-    fn free(generation: u32) -> Entry {
-        Entry { generation: generation | NOT_DIRECT, deadline: NONE, ttl: 0, loc: PLACE_FREE }
-    }
-}
-
 /// Entries, tokens, chosen ids, and the list of free slots.
 pub(crate) struct Slab {
+    /// Whole lines: up to three more than there are slots.
     entries: Region<Entry>,
-    tokens: Region<u64>,
+    len: usize,
+    /// Lower halves.
+    tokens: Region<u32>,
     chosen_ids: Region<u64>,
     /// One queue in several lanes, filled and emptied in turns: when a slot is taken from a lane, the next one there is
     /// fetched, and needed only after all other lanes. A single list would wait for memory at each grant.
@@ -128,7 +46,8 @@ impl Slab {
         assert!(generation_limit <= GENERATION_COUNT_MAX);
         let capacity = slot_count_max as usize;
         Slab {
-            entries: Region::reserve(capacity),
+            entries: Region::reserve(capacity.next_multiple_of(LINE_SLOTS)),
+            len: 0,
             tokens: Region::reserve(capacity),
             chosen_ids: Region::reserve(capacity),
             free_heads: [NONE; LANES],
@@ -146,11 +65,39 @@ impl Slab {
     /// Slots in use or free.
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
     pub(crate) fn slot_count_max(&self) -> usize {
-        self.entries.capacity()
+        self.tokens.capacity()
+    }
+
+    /// Lines in use.
+    #[inline(always)]
+    pub(crate) fn line_count(&self) -> usize {
+        self.entries.len() / LINE_SLOTS
+    }
+
+    /// Lines of a slab of this many slots.
+    pub(crate) fn lines_of(slot_count: u32) -> u32 {
+        slot_count.div_ceil(LINE_SLOTS as u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn line(&self, line: Line) -> &[Entry; LINE_SLOTS] {
+        &self.entries.as_chunks().0[line.index()]
+    }
+
+    /// Where the wheel has a line.
+    #[inline(always)]
+    pub(crate) fn filing(&self, line: Line) -> Filing {
+        filing(self.line(line))
+    }
+
+    /// Notes where the wheel has a line.
+    #[inline(always)]
+    pub(crate) fn set_filing(&mut self, line: Line, to: Filing) {
+        set_filing(&mut self.entries.as_chunks_mut().0[line.index()], to);
     }
 
     pub(crate) fn generation_limit(&self) -> u32 {
@@ -190,13 +137,24 @@ impl Slab {
     }
 
     #[inline(always)]
-    pub(crate) fn token(&self, slot: Slot) -> u64 {
-        self.tokens[slot.index()]
+    pub(crate) fn token(&self, slot: Slot) -> Token {
+        let high = self.entry(slot).token_high();
+        Token(u64::from(high) << 32 | u64::from(self.tokens[slot.index()]))
     }
 
+    /// A lease begins in a free slot; its TTL and deadline are set next.
     #[inline(always)]
-    pub(crate) fn set_token(&mut self, slot: Slot, token: u64) {
-        self.tokens[slot.index()] = token;
+    pub(crate) fn occupy(&mut self, slot: Slot, generation: u32, token: Token) {
+        self.tokens[slot.index()] = token.0 as u32;
+        self.entry_mut(slot).occupy(generation, (token.0 >> 32) as u32);
+    }
+
+    /// What stands in one slot comes to another one, which is free.
+    pub(crate) fn copy(&mut self, from: Slot, to: Slot) {
+        let moved = *self.entry(from);
+        self.entry_mut(to).take_over(&moved);
+        self.tokens[to.index()] = self.tokens[from.index()];
+        self.chosen_ids[to.index()] = self.chosen_ids[from.index()];
     }
 
     /// The id a client chose for the lease in this slot.
@@ -221,6 +179,16 @@ impl Slab {
         }
     }
 
+    /// The entries of a line, and its tokens, which are in one cache line as well, if they will be needed.
+    #[inline(always)]
+    pub(crate) fn prefetch_line(&self, line: u32, with_tokens: bool) {
+        let first = line * LINE_SLOTS as u32;
+        self.prefetch(first);
+        if with_tokens {
+            self.prefetch_token(first);
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn prefetch_token(&self, slot: u32) {
         if let Some(token) = self.tokens.get(slot as usize) {
@@ -239,9 +207,7 @@ impl Slab {
     pub(crate) fn take(&mut self) -> Option<Slot> {
         let may_grow = self.len() < self.slot_count_max() && self.fresh_generation < self.generation_limit;
         if (self.len() < self.slots_before_reuse as usize || self.free_count == 0) && may_grow {
-            let slot = Slot(self.len() as u32);
-            self.push_free();
-            return Some(slot);
+            return Some(self.push_free());
         }
         if self.free_count == 0 {
             return None;
@@ -261,16 +227,21 @@ impl Slab {
         Some(slot)
     }
 
-    fn push_free(&mut self) {
-        self.entries.push(Entry::free(self.fresh_generation));
-        let len = self.entries.len();
-        self.tokens.grow_untouched(len);
-        self.chosen_ids.grow_untouched(len);
+    fn push_free(&mut self) -> Slot {
+        let slot = Slot(self.len as u32);
+        if self.len == self.entries.len() {
+            (0..LINE_SLOTS).for_each(|_| self.entries.push(Entry::fresh(self.fresh_generation)));
+        }
+        self.entries[slot.index()].free(self.fresh_generation);
+        self.len += 1;
+        self.tokens.grow_untouched(self.len);
+        self.chosen_ids.grow_untouched(self.len);
+        slot
     }
 
     /// Gives a slot back, to be used with `generation` next; retires it when there is none left.
     pub(crate) fn give_back(&mut self, slot: Slot, generation: u32) {
-        self.entries[slot.index()] = Entry::free(generation);
+        self.entries[slot.index()].free(generation);
         if generation >= self.generation_limit {
             self.retired_count += 1;
             return;
@@ -295,7 +266,7 @@ impl Slab {
 
     /// Recovery: marks a slot free without listing it.
     pub(crate) fn vacate(&mut self, slot: Slot) {
-        self.entries[slot.index()] = Entry::free(self.fresh_generation);
+        self.entries[slot.index()].free(self.fresh_generation);
     }
 
     /// Recovery: all free slots go on at `fresh_generation`, above any that was ever issued, and are listed in order.
@@ -319,6 +290,7 @@ impl Slab {
     /// Forgets everything, generations included.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+        self.len = 0;
         self.tokens.clear();
         self.chosen_ids.clear();
         self.rebuild_free_list(1);
@@ -358,7 +330,7 @@ impl Slab {
         assert_eq!(count, self.free_count, "S8 bounded: the free list's count");
         let waiting = (self.give_lane + LANES - self.take_lane) % LANES;
         assert_eq!(waiting, count as usize % LANES, "S8 bounded: the free list's lanes are out of step");
-        let free = self.entries.iter().filter(|entry| !entry.is_live()).count();
+        let free = self.entries[..self.len].iter().filter(|entry| !entry.is_live()).count();
         assert_eq!(
             free as u32,
             self.free_count + self.retired_count,

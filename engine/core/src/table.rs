@@ -5,18 +5,19 @@
 //! server-assigned id skips one that a client has taken.
 //!
 //! Deadlines are stored modulo 2^32 ms and read against the wheel's clock, which no live deadline is behind;
-//! what does not fit (TTLs of 24.8 days and more) is in a side table, marked LONG.
+//! what does not fit (TTLs of 24.8 days and more) is in a side table, marked as long.
 //!
 //! Invariants: **S1** one-shard; at most one live lease per id. Does not know time, wheel places or items.
 
 use crate::config::ShardConfig;
+use crate::entry::{Entry, HAS_ITEMS, NOT_DIRECT, Slot};
 use crate::id::LeaseId;
 use crate::id_rule::{MIXED_BITS, decode_direct, direct_id, generation_range};
 use crate::index::{Index, Key};
 use crate::limits::Bounds;
 use crate::region::MemoryAhead;
 use crate::seeded_hash::SeededHash;
-use crate::slab::{Entry, HAS_ITEMS, LONG, NOT_DIRECT, PLACE_UNFILED, Slab, Slot};
+use crate::slab::Slab;
 use crate::time::Token;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
@@ -135,7 +136,7 @@ impl Table {
 
     /// The live lease with this id and token.
     pub(crate) fn find_exact(&self, id: LeaseId, token: Token) -> Option<Slot> {
-        self.find(id).filter(|&slot| self.slab.token(slot) == token.0)
+        self.find(id).filter(|&slot| self.slab.token(slot) == token)
     }
 
     #[inline(always)]
@@ -150,7 +151,7 @@ impl Table {
 
     #[inline(always)]
     pub(crate) fn token(&self, slot: Slot) -> Token {
-        Token(self.slab.token(slot))
+        self.slab.token(slot)
     }
 
     #[inline(always)]
@@ -166,21 +167,21 @@ impl Table {
     #[inline(always)]
     pub(crate) fn ttl_ms(&self, slot: Slot) -> u64 {
         let entry = self.slab.entry(slot);
-        if entry.has(LONG) { self.long(slot).ttl_ms } else { u64::from(entry.ttl) }
+        if entry.is_long() { self.long(slot).ttl_ms } else { u64::from(entry.ttl()) }
     }
 
     /// The deadline, read against the wheel's clock `base`.
     #[inline(always)]
     pub(crate) fn deadline(&self, slot: Slot, base: u64) -> u64 {
         let entry = self.slab.entry(slot);
-        if entry.has(LONG) {
+        if entry.is_long() {
             return self.long(slot).deadline;
         }
         base + u64::from(entry.deadline.wrapping_sub(base as u32))
     }
 
     fn long(&self, slot: Slot) -> Long {
-        *self.long.get(&slot.0).expect("S7 wheel-agrees: a LONG entry without its side record")
+        *self.long.get(&slot.0).expect("S7 wheel-agrees: a long entry without its side record")
     }
 
     /// Sets TTL and deadline, to be read against `base`.
@@ -188,14 +189,12 @@ impl Table {
     pub(crate) fn set_deadline(&mut self, slot: Slot, ttl_ms: u64, deadline: u64, base: u64) {
         let entry = self.slab.entry_mut(slot);
         if ttl_ms < ENTRY_TTL_MS_END && deadline.wrapping_sub(base) < ENTRY_DEADLINE_SPAN {
-            entry.ttl = ttl_ms as u32;
-            entry.deadline = deadline as u32;
-            if entry.has(LONG) {
-                entry.loc &= !LONG;
+            if entry.is_long() {
                 self.long.remove(&slot.0);
             }
+            entry.set_ttl(ttl_ms as u32, deadline as u32);
         } else {
-            entry.loc |= LONG;
+            entry.set_long();
             self.long.insert(slot.0, Long { ttl_ms, deadline });
         }
     }
@@ -229,8 +228,7 @@ impl Table {
     }
 
     fn occupy(&mut self, slot: Slot, generation: u32, token: Token) {
-        *self.slab.entry_mut(slot) = Entry { generation, deadline: 0, ttl: 0, loc: PLACE_UNFILED };
-        self.slab.set_token(slot, token.0);
+        self.slab.occupy(slot, generation, token);
         self.live_count += 1;
     }
 
@@ -253,7 +251,7 @@ impl Table {
     fn detach(&mut self, slot: Slot) -> u32 {
         let entry = *self.slab.entry(slot);
         debug_assert!(entry.is_live(), "S9 once: slot {} is not live", slot.0);
-        if entry.has(LONG) {
+        if entry.is_long() {
             self.long.remove(&slot.0);
         }
         self.live_count -= 1;
@@ -340,11 +338,8 @@ impl Table {
 
     /// Recovery: moves the lease of a chosen id to an empty slot.
     fn relocate_chosen(&mut self, from: Slot, to: Slot) {
-        let moved = *self.slab.entry(from);
         self.index.remove(from, self.slab.chosen_ids(), &self.hash);
-        *self.slab.entry_mut(to) = moved;
-        self.slab.set_token(to, self.slab.token(from));
-        self.slab.set_chosen_id(to, self.slab.chosen_id(from));
+        self.slab.copy(from, to);
         self.index.insert(to, self.slab.chosen_ids(), &self.hash);
         if let Some(long) = self.long.remove(&from.0) {
             self.long.insert(to.0, long);
@@ -397,7 +392,7 @@ impl Table {
             assert!(self.token(slot).0 != 0, "S9 once: lease {id} has no token");
             live += 1;
             hashed += usize::from(!entry.is_direct());
-            long += usize::from(entry.has(LONG));
+            long += usize::from(entry.is_long());
             assert!(
                 !entry.is_direct() || entry.generation <= self.generation_max,
                 "S9 once: lease {id} has a generation beyond the highest issued"
@@ -411,7 +406,6 @@ impl Table {
 
     /// Sets the flag that says whether a lease has items.
     pub(crate) fn set_has_items(&mut self, slot: Slot, has_items: bool) {
-        let entry = self.slab.entry_mut(slot);
-        entry.loc = if has_items { entry.loc | HAS_ITEMS } else { entry.loc & !HAS_ITEMS };
+        self.slab.entry_mut(slot).set(HAS_ITEMS, has_items);
     }
 }

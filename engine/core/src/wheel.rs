@@ -1,46 +1,54 @@
-//! Hierarchical timing wheel (Varghese & Lauck 1987) over slab slots.
+//! Hierarchical timing wheel (Varghese & Lauck 1987) over lines of leases.
 //!
 //! ```text
-//! level 5 | 64 slots of 2^30 ms, cyclic: 2.2 years     a deadline is filed on the level of the highest bit
-//!   ...                                                 in which it differs from the wheel's clock; when its
-//! level 1 | 64 slots of 64 ms                           slot begins, it is filed again one level or more below,
-//! level 0 | 64 slots of 1 ms                            or has come
+//! level 4 | 256 slots of 2^32 ms, cyclic: 34 years     a line is filed on the level of the highest bit in which the
+//!   ...                                                 earliest of its deadlines differs from the wheel's clock;
+//! level 1 | 256 slots of 256 ms                         when its slot begins, it is filed again one level or more
+//! level 0 | 256 slots of 1 ms                           below, or something in it is due
 //! ```
 //!
-//! A wheel slot holds 4-byte references to slab slots in chunks of 62, not linked leases: draining runs through memory
-//! in order (10 ns a lease against 98 and more for links), and the next chunk's leases are prefetched meanwhile.
-//! Empty slots cost nothing: a bitmap a level finds the next event in O(levels), however far away.
+//! 256 slots rather than 64: a lease of a minute is looked at up to 256 ms before its time instead of 4 s, by when few are
+//! renewed once more, and filed one level less on the way down.
 //!
-//! **Lazy renewal:** a renewal only writes the lease's deadline. When the old place fires, the lease is filed again at
-//! its true deadline: once per TTL instead of once per keepalive. An ended lease leaves its reference behind; it is
-//! stale when the slab entry no longer names this place, and dropped when met. Compaction (wheel/compact.rs)
-//! keeps references within about twice the live leases.
+//! A wheel slot holds 4-byte references to lines of four leases (entry.rs) in chunks of 62, not linked leases: draining runs
+//! through memory in order (10 ns a lease against 98 and more for links), and the next chunk's lines are prefetched
+//! meanwhile. One reference for four leases is a byte a lease, and a fired line is looked at once for all four: they share
+//! a cache line, so looking costs no more than looking at one. Empty slots cost nothing: a bitmap a level finds the
+//! next event in O(levels), however far away.
 //!
-//! Invariants: **S7** wheel-agrees: each live lease has, in exactly the place its entry names, a reference that fires
-//! after the wheel's clock and no later than its deadline, or waits in the slot being drained. The wheel's clock never
-//! passes a live deadline: that is what deadlines modulo 2^32 are read against. Does not decide what is overdue
+//! **Lazy renewal:** a renewal only writes the lease's deadline. When the old place fires, the line is filed again at
+//! its true earliest deadline: once per TTL instead of once per keepalive. A lease that ends leaves its line where it is, and
+//! one that begins finds it there; only a deadline before the line's place files it anew, and the reference it
+//! leaves behind is stale: dropped when met, because the line no longer names this place. Compaction
+//! (wheel/compact.rs) keeps references within about twice the lines.
+//!
+//! Invariants: **S7** wheel-agrees: each line with a live lease has, in exactly the place its filing names, a reference that
+//! fires after the wheel's clock and no later than its earliest deadline, or waits in the slot being drained. The wheel's clock
+//! never passes a live deadline: that is what deadlines modulo 2^32 are read against. Does not decide what is overdue
 //! and never touches a lease: the shard does.
 
 mod compact;
+mod places;
 
+use crate::entry::{Filing, Line};
 use crate::region::{MemoryAhead, Plain, Region};
-use crate::slab::{PARITY, PLACE_MASK, Slot};
 use crate::time::Time;
 use compact::Compaction;
+use places::Places;
 
 /// Levels of the wheel.
-pub(crate) const LEVELS: u32 = 6;
-const SLOT_BITS: u32 = 6;
+pub(crate) const LEVELS: u32 = 5;
+const SLOT_BITS: u32 = 8;
 const SLOTS: u32 = 1 << SLOT_BITS;
 const TOP: u32 = LEVELS - 1;
-/// Places of the wheel; place = level × 64 + slot.
+/// Places of the wheel; place = level × 256 + slot.
 pub(crate) const PLACES: usize = (LEVELS * SLOTS) as usize;
 /// References in a chunk: 256 bytes with its header.
 pub(crate) const CHUNK_REFERENCES: usize = 62;
 
 const NONE: u32 = u32::MAX;
 
-const _: () = assert!(PLACES < PLACE_MASK as usize - 1, "places and the two special ones fit ten bits");
+const _: () = assert!(PLACES < (1 << 15) - 1, "a place fits a filing");
 
 /// References of one wheel slot, and the chunk after it.
 #[derive(Clone, Copy)]
@@ -48,26 +56,28 @@ const _: () = assert!(PLACES < PLACE_MASK as usize - 1, "places and the two spec
 struct Chunk {
     next: u32,
     len: u32,
-    slots: [u32; CHUNK_REFERENCES],
+    lines: [u32; CHUNK_REFERENCES],
 }
 
 const _: () = assert!(size_of::<Chunk>() == 256);
 
 // SAFETY: words only; zero is valid.
 unsafe impl Plain for Chunk {
-    const ZERO: Chunk = Chunk { next: 0, len: 0, slots: [0; CHUNK_REFERENCES] };
+    const ZERO: Chunk = Chunk { next: 0, len: 0, lines: [0; CHUNK_REFERENCES] };
 }
 
 /// References handed out for the shard to look at.
 #[derive(Clone, Copy)]
 pub(crate) struct Batch {
-    /// The place that the entries of valid references name.
+    /// The place that the lines of valid references name.
     pub(crate) place: u32,
     pub(crate) len: usize,
-    pub(crate) slots: [u32; CHUNK_REFERENCES],
+    pub(crate) lines: [u32; CHUNK_REFERENCES],
+    /// Of the lowest level: most of what is in it is due.
+    pub(crate) is_final: bool,
     /// What comes after, to be prefetched.
     pub(crate) next_len: usize,
-    pub(crate) next_slots: [u32; CHUNK_REFERENCES],
+    pub(crate) next_lines: [u32; CHUNK_REFERENCES],
 }
 
 impl Default for Batch {
@@ -75,9 +85,10 @@ impl Default for Batch {
         Batch {
             place: 0,
             len: 0,
-            slots: [0; CHUNK_REFERENCES],
+            is_final: false,
+            lines: [0; CHUNK_REFERENCES],
             next_len: 0,
-            next_slots: [0; CHUNK_REFERENCES],
+            next_lines: [0; CHUNK_REFERENCES],
         }
     }
 }
@@ -94,8 +105,8 @@ struct Draining {
 /// The wheel.
 pub(crate) struct Wheel {
     now: u64,
-    occupied: [u64; LEVELS as usize],
-    parity: [u64; LEVELS as usize],
+    occupied: Places,
+    parity: Places,
     heads: [u32; PLACES],
     draining: Option<Draining>,
     compaction: Compaction,
@@ -103,6 +114,8 @@ pub(crate) struct Wheel {
     free_chunk: u32,
     reference_count: u64,
     reference_slack: u64,
+    /// The place that `about_to_fire` told last.
+    announced: u64,
 }
 
 /// Level and slot of a deadline, as seen from `now`, which is before it.
@@ -121,15 +134,16 @@ fn place_of(deadline: u64, now: u64) -> u32 {
 }
 
 impl Wheel {
-    /// A wheel for at most `lease_count_max` leases.
-    pub(crate) fn new(lease_count_max: u32, reference_slack: u64) -> Wheel {
-        // References stay below 2.5 × leases + slack (wheel/compact.rs), plus one open chunk a place; address space
-        // is all that the rest costs.
-        let chunk_count = 4 * lease_count_max as usize / CHUNK_REFERENCES + 8 * PLACES;
+    /// A wheel for at most `line_count_max` lines.
+    pub(crate) fn new(line_count_max: u32, reference_slack: u64) -> Wheel {
+        // References stay below 2.5 × (lines + slack) (wheel/compact.rs), plus open chunks in each place; address
+        // space is all that the rest costs.
+        let reference_count_max = 4 * (line_count_max as usize + reference_slack as usize);
+        let chunk_count = reference_count_max / CHUNK_REFERENCES + 8 * PLACES;
         Wheel {
             now: 0,
-            occupied: [0; LEVELS as usize],
-            parity: [0; LEVELS as usize],
+            occupied: Places::default(),
+            parity: Places::default(),
             heads: [NONE; PLACES],
             draining: None,
             compaction: Compaction::default(),
@@ -137,19 +151,21 @@ impl Wheel {
             free_chunk: NONE,
             reference_count: 0,
             reference_slack,
+            announced: 0,
         }
     }
 
     /// Forgets all references and stands at `now`.
     pub(crate) fn reset(&mut self, now: Time) {
         self.now = now.0;
-        self.occupied = [0; LEVELS as usize];
+        self.occupied = Places::default();
         self.heads = [NONE; PLACES];
         self.draining = None;
         self.compaction = Compaction::default();
         self.chunks.clear();
         self.free_chunk = NONE;
         self.reference_count = 0;
+        self.announced = 0;
     }
 
     /// The wheel's clock: no live deadline is before it.
@@ -170,13 +186,19 @@ impl Wheel {
         self.chunks.wanted()
     }
 
-    /// Files a lease; returns the bits for its `loc` (place and parity).
+    /// Files a line at its earliest deadline; returns where, for the line to keep.
     #[inline]
-    pub(crate) fn file(&mut self, slot: Slot, deadline: u64) -> u32 {
+    pub(crate) fn file(&mut self, line: Line, deadline: u64) -> Filing {
         let planted = if tenure_planted::is(tenure_planted::Bug::WheelFilesLate) { 70 } else { 0 };
         let place = place_of(deadline + planted, self.now);
-        self.push(place, slot.0);
-        place | self.parity_bit(place)
+        self.push(place, line.0);
+        Filing::new(place, self.parity_of(place))
+    }
+
+    /// Whether a line that is filed so comes up by `deadline`.
+    #[inline]
+    pub(crate) fn comes_up_by(&self, filing: Filing, deadline: u64) -> bool {
+        filing.place().is_some_and(|place| self.begin_of(place) <= deadline)
     }
 
     /// Earliest time at which there is something to do: an expiry, or filing again. O(levels).
@@ -193,9 +215,7 @@ impl Wheel {
             let shift = level * SLOT_BITS;
             let at = (self.now >> shift) as u32 & (SLOTS - 1);
             // Slots at or before the clock's own are empty on every level but the top (S7).
-            let ahead = self.occupied[level as usize] & (u64::MAX << at);
-            if ahead != 0 {
-                let slot = ahead.trailing_zeros();
+            if let Some(slot) = self.occupied.first_at(level, at) {
                 let begin = (self.now >> (shift + SLOT_BITS) << SLOT_BITS | u64::from(slot)) << shift;
                 return Some((level * SLOTS + slot, begin));
             }
@@ -203,12 +223,9 @@ impl Wheel {
         let shift = TOP * SLOT_BITS;
         let turn = self.now >> shift;
         let at = turn as u32 & (SLOTS - 1);
-        let ahead = self.occupied[TOP as usize].rotate_right(at);
-        if ahead == 0 {
-            return None;
-        }
-        let steps = ahead.trailing_zeros();
-        Some((TOP * SLOTS + ((at + steps) & (SLOTS - 1)), (turn + u64::from(steps)) << shift))
+        let slot = self.occupied.first_at(TOP, at).or_else(|| self.occupied.first_at(TOP, 0))?;
+        let steps = slot.wrapping_sub(at) & (SLOTS - 1);
+        Some((TOP * SLOTS + slot, (turn + u64::from(steps)) << shift))
     }
 
     /// Hands out the next references that fire by `target`; false when there are none left, and then the wheel stands
@@ -224,13 +241,15 @@ impl Wheel {
                         continue;
                     }
                     batch.place = place;
+                    batch.is_final = place < SLOTS;
                     batch.len = chunk.len as usize - done;
-                    batch.slots[..batch.len].copy_from_slice(&chunk.slots[done..chunk.len as usize]);
+                    batch.lines[..batch.len].copy_from_slice(&chunk.lines[done..chunk.len as usize]);
+                    let coming = if chunk.next == NONE { self.coming_by(target) } else { chunk.next };
                     batch.next_len = 0;
-                    if chunk.next != NONE {
-                        let next = &self.chunks[chunk.next as usize];
+                    if coming != NONE {
+                        let next = &self.chunks[coming as usize];
                         batch.next_len = next.len as usize;
-                        batch.next_slots = next.slots;
+                        batch.next_lines = next.lines;
                     }
                     return true;
                 }
@@ -248,6 +267,25 @@ impl Wheel {
                 }
             }
         }
+    }
+
+    /// The first chunk of the next place, if it begins by `target`.
+    fn coming_by(&self, target: u64) -> u32 {
+        self.next_place()
+            .filter(|&(_, at)| at <= target)
+            .map_or(NONE, |(place, _)| self.heads[place as usize])
+    }
+
+    /// The first references of the next place, once for each, when it is about to begin: to be prefetched, because
+    /// a few leases a millisecond are over before prefetching within them would help.
+    pub(crate) fn about_to_fire(&mut self) -> Option<&[u32]> {
+        let (place, at) = self.next_place()?;
+        if place >= SLOTS || at == self.announced {
+            return None;
+        }
+        self.announced = at;
+        let chunk = &self.chunks[self.heads[place as usize] as usize];
+        Some(&chunk.lines[..chunk.len as usize])
     }
 
     /// The first `count` references of the batch handed out last are dealt with.
@@ -269,15 +307,14 @@ impl Wheel {
 
     /// Takes all chunks of a place, those that a compaction has in hand included.
     fn detach(&mut self, place: u32) -> u32 {
-        let (level, slot) = ((place / SLOTS) as usize, place % SLOTS);
-        self.occupied[level] &= !(1 << slot);
+        self.occupied.remove(place);
         let chunk = std::mem::replace(&mut self.heads[place as usize], NONE);
         let Some((in_hand, done)) = self.compaction.surrender(place) else {
             return chunk;
         };
         // References that the compaction has dealt with are no longer counted: close the gap they left.
         let first = &mut self.chunks[in_hand as usize];
-        first.slots.copy_within(done..first.len as usize, 0);
+        first.lines.copy_within(done..first.len as usize, 0);
         first.len -= done as u32;
         let mut last = in_hand;
         while self.chunks[last as usize].next != NONE {
@@ -288,23 +325,23 @@ impl Wheel {
     }
 
     #[inline]
-    fn push(&mut self, place: u32, slot: u32) {
+    fn push(&mut self, place: u32, line: u32) {
         let head = self.heads[place as usize];
         self.reference_count += 1;
         if head != NONE {
             let chunk = &mut self.chunks[head as usize];
             if (chunk.len as usize) < CHUNK_REFERENCES {
-                chunk.slots[chunk.len as usize] = slot;
+                chunk.lines[chunk.len as usize] = line;
                 chunk.len += 1;
                 return;
             }
         }
         let fresh = self.take_chunk(head);
         let chunk = &mut self.chunks[fresh as usize];
-        chunk.slots[0] = slot;
+        chunk.lines[0] = line;
         chunk.len = 1;
         self.heads[place as usize] = fresh;
-        self.occupied[(place / SLOTS) as usize] |= 1 << (place % SLOTS);
+        self.occupied.insert(place);
     }
 
     fn take_chunk(&mut self, next: u32) -> u32 {
@@ -326,17 +363,17 @@ impl Wheel {
     }
 
     #[inline(always)]
-    fn parity_bit(&self, place: u32) -> u32 {
-        if self.parity[(place / SLOTS) as usize] >> (place % SLOTS) & 1 == 1 { PARITY } else { 0 }
+    fn parity_of(&self, place: u32) -> bool {
+        self.parity.contains(place)
     }
 
-    /// Walks every reference: `visit(place, fires_at, parity_valid, slot)`. For invariant checks and tests.
-    pub(crate) fn for_each_reference(&self, mut visit: impl FnMut(u32, u64, Slot)) {
+    /// Walks every reference: `visit(place, fires_at, line)`. For invariant checks and tests.
+    pub(crate) fn for_each_reference(&self, mut visit: impl FnMut(u32, u64, Line)) {
         let mut walk = |place: u32, fires: u64, mut chunk: u32, mut done: usize| {
             while chunk != NONE {
                 let this = &self.chunks[chunk as usize];
-                for &slot in &this.slots[done..this.len as usize] {
-                    visit(place, fires, Slot(slot));
+                for &line in &this.lines[done..this.len as usize] {
+                    visit(place, fires, Line(line));
                 }
                 (chunk, done) = (this.next, 0);
             }
@@ -345,7 +382,7 @@ impl Wheel {
             let fires = self.begin_of(place);
             assert_eq!(
                 self.heads[place as usize] != NONE,
-                self.occupied[(place / SLOTS) as usize] >> (place % SLOTS) & 1 == 1,
+                self.occupied.contains(place),
                 "S7 wheel-agrees: occupancy of place {place}"
             );
             walk(place, fires, self.heads[place as usize], 0);
@@ -358,7 +395,8 @@ impl Wheel {
         }
     }
 
-    /// Next time at which a place begins.
+    /// Next time at which a place begins; of the one that has begun: when that was.
+    #[inline]
     fn begin_of(&self, place: u32) -> u64 {
         let (level, slot) = (place / SLOTS, u64::from(place % SLOTS));
         let shift = level * SLOT_BITS;

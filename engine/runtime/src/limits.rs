@@ -36,7 +36,7 @@ pub const BATCH_BYTES_SEAL: usize = 256 * 1024;
 /// expiring: the backlog a disk must work off before the next acknowledgement.
 pub const LOG_BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Leases one `expire` call may end. About 10–40 µs of work.
+/// Leases one `expire` call may visit. About 10–40 µs of work.
 pub const EXPIRE_BUDGET: usize = 1_024;
 
 /// Time a turn may spend on expiry and upkeep before requests are looked at again (L3), in µs.

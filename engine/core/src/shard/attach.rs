@@ -4,13 +4,13 @@
 //! lease of a shard at most: attaching it elsewhere moves it, in one record.
 
 use super::Shard;
+use crate::entry::Slot;
 use crate::id::LeaseId;
 use crate::items::Holder;
 use crate::limits::{ITEM_BYTES_MAX, ITEM_COUNT_MAX};
 use crate::outcome::Attached;
 use crate::record::RecordBuffer;
 use crate::refusal::{Answer, Refusal};
-use crate::slab::Slot;
 use crate::time::{Position, Time};
 
 impl Shard {
@@ -41,7 +41,7 @@ impl Shard {
         let former = self.alive_owner(now, item, log);
         if former == Some(holder) {
             let attached = Attached { token: holder.token, moved_from: None };
-            return Answer::after(attached, self.ledger.after_lease(self.table.entry(slot).loc));
+            return Answer::after(attached, self.ledger.after_lease(self.table.entry(slot)));
         }
         if former.is_none() && self.items.live_count() + self.items.leaving_count() >= ITEM_COUNT_MAX {
             return Answer::refused(Refusal::LimitExceeded, self.ledger.after_any());

@@ -6,8 +6,8 @@
 
 use super::{Phase, Shard};
 use crate::config::Role;
+use crate::entry::{HAS_ITEMS, PINNED};
 use crate::id_rule::shard_of;
-use crate::slab::{HAS_ITEMS, PINNED, PLACE_MASK, PLACE_UNFILED};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -70,15 +70,18 @@ impl Shard {
         }
     }
 
-    /// S7: each live lease has a reference in the place its entry names, which fires no later than its deadline.
+    /// S7: each line with a live lease has a reference in the place its filing names, which fires no later than any
+    /// deadline in it.
     fn check_wheel(&self) {
-        let mut filed = vec![false; self.table.slab.len()];
+        let mut found = vec![false; self.table.slab.line_count()];
         let (mut references, horizon) = (0u64, self.wheel.now());
-        self.wheel.for_each_reference(|place, fires, slot| {
+        self.wheel.for_each_reference(|place, fires, line| {
             references += 1;
-            let entry = self.table.entry(slot);
-            if entry.is_live() && entry.loc & PLACE_MASK == place {
-                filed[slot.index()] = true;
+            if !self.table.slab.filing(line).is_in(place) {
+                return;
+            }
+            found[line.index()] = true;
+            for slot in line.slots().filter(|&slot| self.table.entry(slot).is_live()) {
                 let deadline = self.deadline(slot);
                 assert!(
                     fires <= deadline,
@@ -90,12 +93,9 @@ impl Shard {
         assert_eq!(references, self.wheel.reference_count(), "S7 wheel-agrees: reference count");
         assert!(horizon <= self.clock.0, "S7 wheel-agrees: the wheel is ahead of the clock");
         for slot in self.table.live_slots() {
-            let id = self.table.id(slot);
-            assert!(
-                self.table.entry(slot).loc & PLACE_MASK != PLACE_UNFILED,
-                "S7 wheel-agrees: {id} is unfiled"
-            );
-            assert!(filed[slot.index()], "S7 wheel-agrees: lease {id} has no reference where its entry says");
+            let (id, line) = (self.table.id(slot), slot.line());
+            assert!(self.table.slab.filing(line).place().is_some(), "S7 wheel-agrees: {id} is unfiled");
+            assert!(found[line.index()], "S7 wheel-agrees: lease {id} has no reference where its line says");
             assert!(self.deadline(slot) >= horizon, "S7 wheel-agrees: the wheel has passed lease {id}");
         }
     }

@@ -8,11 +8,11 @@ use tenure_planted::Bug;
 
 use super::Shard;
 use crate::config::Role;
+use crate::entry::{Filing, LINE_SLOTS, Line, earliest_left};
 use crate::id::LeaseId;
 use crate::outcome::{Progress, Revoked};
 use crate::record::{Cause, RecordBuffer};
 use crate::refusal::{Answer, Refusal};
-use crate::slab::{PLACE_MASK, Slot};
 use crate::time::{Position, Time};
 
 /// How many ids ahead a batch of revocations prefetches.
@@ -82,7 +82,8 @@ impl Shard {
         Ok(after)
     }
 
-    /// Expires what is overdue, visiting at most `budget` references of the wheel. A standby expires nothing.
+    /// Expires what is overdue, visiting at most about `budget` leases, in the lines of four that the wheel refers to. A
+    /// standby expires nothing.
     ///
     /// Writes 16 bytes of records a lease, and 8 for each 4,096.
     pub fn expire(&mut self, now: Time, budget: usize, log: &mut RecordBuffer) -> Progress {
@@ -94,7 +95,7 @@ impl Shard {
         let planted_ms = if tenure_planted::is(Bug::ExpiresLate) { 2_000 } else { 0 };
         let horizon = self.horizon(now).saturating_sub(planted_ms).max(self.expired_to.0);
         self.expired_to = Time(horizon);
-        let (mut left, mut prefetched) = (budget, false);
+        let (mut left, mut prefetched) = (budget.div_ceil(LINE_SLOTS), false);
         while self.wheel.due(horizon, &mut self.batch) {
             if left == 0 {
                 progress.more = true;
@@ -102,12 +103,19 @@ impl Shard {
             }
             let count = self.batch.len.min(left);
             if !prefetched {
-                self.batch.slots[..count].iter().for_each(|&slot| self.table.slab.prefetch(slot));
+                for &line in &self.batch.lines[..count] {
+                    self.table.slab.prefetch_line(line, self.batch.is_final);
+                }
             }
             prefetched = self.batch.next_len > 0;
             progress.ended += self.drain(count, horizon, now, log);
             self.wheel.done(count);
             left -= count;
+        }
+        if !progress.more
+            && let Some(coming) = self.wheel.about_to_fire()
+        {
+            coming.iter().for_each(|&line| self.table.slab.prefetch_line(line, true));
         }
         if progress.ended > 0 {
             self.ledger.wrote_end(log.tail(), log.time());
@@ -115,41 +123,61 @@ impl Shard {
         progress
     }
 
-    /// Deals with the first `count` references of the batch: stale ones are dropped, overdue leases end, renewed ones
-    /// are filed again. Prefetches the leases of the next batch on the way. Returns how many leases ended.
+    /// Deals with the first `count` references of the batch. Prefetches the lines of the next batch on the way.
+    /// Returns how many leases ended.
     fn drain(&mut self, count: usize, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
         let (place, next_len) = (self.batch.place, self.batch.next_len);
-        let (mut ended, mut ending) = (0, false);
+        let (mut ended, mut ending) = (0, self.batch.is_final);
         for index in 0..count {
             if index < next_len {
-                let coming = self.batch.next_slots[index];
-                self.table.slab.prefetch(coming);
-                if ending {
-                    self.table.slab.prefetch_token(coming);
-                }
+                self.table.slab.prefetch_line(self.batch.next_lines[index], ending);
             }
-            let slot = Slot(self.batch.slots[index]);
-            if self.table.entry(slot).loc & PLACE_MASK != place {
-                continue;
-            }
-            let deadline = self.deadline(slot);
-            ending = deadline <= horizon;
-            if ending {
-                log.stamp(now);
-                self.count_expired(now.0 - deadline);
-                if tenure_planted::is(Bug::EndsTwice) {
-                    let holder = self.holder(slot);
-                    log.end(Cause::Expired, false, holder.id, holder.token);
-                }
-                let planted = tenure_planted::is(Bug::WrongCause);
-                self.end(slot, if planted { Cause::Revoked } else { Cause::Expired }, log);
-                ended += 1;
-            } else {
-                self.file(slot, deadline);
+            let line = Line(self.batch.lines[index]);
+            if self.table.slab.filing(line).is_in(place) {
+                let ended_here = self.fire(line, horizon, now, log);
+                ending = ended_here > 0;
+                ended += ended_here;
             }
         }
         for index in count..next_len {
-            self.table.slab.prefetch(self.batch.next_slots[index]);
+            self.table.slab.prefetch_line(self.batch.next_lines[index], ending);
+        }
+        ended
+    }
+
+    /// The wheel has come to a line: what is overdue in it ends, and it is filed again for the rest. Returns how many
+    /// leases ended.
+    #[inline]
+    fn fire(&mut self, line: Line, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
+        let base = self.wheel.now();
+        let (ended, filing) = match earliest_left(self.table.slab.line(line), base as u32) {
+            Some(u64::MAX) => (0, Filing::NONE),
+            Some(left) if left > horizon - base => (0, self.wheel.file(line, base + left)),
+            _ => (self.end_overdue(line, horizon, now, log), self.file_line(line)),
+        };
+        self.table.slab.set_filing(line, filing);
+        ended
+    }
+
+    fn end_overdue(&mut self, line: Line, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
+        let mut ended = 0;
+        for slot in line.slots() {
+            if !self.table.entry(slot).is_live() {
+                continue;
+            }
+            let deadline = self.deadline(slot);
+            if deadline > horizon {
+                continue;
+            }
+            log.stamp(now);
+            self.count_expired(now.0 - deadline);
+            if tenure_planted::is(Bug::EndsTwice) {
+                let holder = self.holder(slot);
+                log.end(Cause::Expired, false, holder.id, holder.token);
+            }
+            let planted = tenure_planted::is(Bug::WrongCause);
+            self.end(slot, if planted { Cause::Revoked } else { Cause::Expired }, log);
+            ended += 1;
         }
         ended
     }

@@ -7,13 +7,13 @@
 use tenure_planted::Bug;
 
 use super::Shard;
+use crate::entry::PINNED;
 use crate::id::{GrantKey, LeaseId};
 use crate::id_rule::shard_of;
-use crate::limits::COMPACT_PER_GRANT;
+use crate::limits::{COMPACT_PER_GRANT, TOKEN_MAX};
 use crate::outcome::{Grant, Granted};
 use crate::record::{GRANT_CHOSEN, GRANT_EXACT, RecordBuffer};
 use crate::refusal::{Answer, Refusal};
-use crate::slab::PINNED;
 use crate::time::{Position, Time, Token};
 
 impl Shard {
@@ -21,7 +21,7 @@ impl Shard {
     ///
     /// # Errors
     /// `NotPrimary`, `TtlZero`, `TtlTooLarge`, `IdReserved` (id 0), `NotThisShard`, `AlreadyExists`, and
-    /// `LimitExceeded` when the shard holds as many leases as configured.
+    /// `LimitExceeded` when the shard holds as many leases as configured, or its log is at the end of all tokens.
     pub fn grant(&mut self, now: Time, grant: &Grant, log: &mut RecordBuffer) -> Answer<Granted> {
         self.enter(now);
         match self.check_grant(grant) {
@@ -37,7 +37,7 @@ impl Shard {
         if let Some(id) = grant.id
             && let Ok(slot) = self.find_alive(now, id, log)
         {
-            let after = self.ledger.after_lease(self.table.entry(slot).loc);
+            let after = self.ledger.after_lease(self.table.entry(slot));
             return Answer::refused(Refusal::AlreadyExists, after);
         }
         if self.table.is_full() && !tenure_planted::is(Bug::NoLeaseLimit) {
@@ -87,7 +87,7 @@ impl Shard {
         let slot = self.find_alive(now, id, log).ok()?;
         let (ttl_ms, remaining_ms) = (self.table.ttl_ms(slot), self.remaining_ms(slot, now));
         let granted = Granted { id, token, ttl_ms, remaining_ms, raised, repeated: true };
-        Some(Answer::after(granted, self.ledger.after_lease(self.table.entry(slot).loc)))
+        Some(Answer::after(granted, self.ledger.after_lease(self.table.entry(slot))))
     }
 
     fn grant_fresh(
@@ -101,6 +101,9 @@ impl Shard {
     ) -> Answer<Granted> {
         log.stamp(now);
         let token = Token(log.tail().0);
+        if token.0 > TOKEN_MAX {
+            return Answer::refused(Refusal::LimitExceeded, self.ledger.after_any());
+        }
         let slot = match chosen {
             Some(id) => self.table.insert_chosen(id, token),
             None => self.table.insert_direct(token),
@@ -118,7 +121,7 @@ impl Shard {
         self.table.set_deadline(slot, ttl_ms, deadline, self.wheel.now());
         self.file(slot, deadline);
         if exact {
-            self.table.entry_mut(slot).loc |= PINNED;
+            self.table.entry_mut(slot).set(PINNED, true);
         }
         if let Some(key) = key {
             self.grants.insert(key, id, token, self.table.hash());
@@ -126,8 +129,8 @@ impl Shard {
         self.ledger.wrote(log.tail(), log.time());
         self.ledger.mark(&mut self.table.slab, slot);
         self.totals.granted += 1;
-        if self.wheel.wants_compaction(u64::from(self.table.live_count())) {
-            self.wheel.compact(self.table.slab.entries_mut(), COMPACT_PER_GRANT);
+        if self.wheel.wants_compaction(self.table.slab.line_count()) {
+            self.wheel.compact(&mut self.table.slab, COMPACT_PER_GRANT);
         }
         let told = if tenure_planted::is(Bug::TokenOfOld) { Token(64) } else { token };
         let granted = Granted { id, token: told, ttl_ms, remaining_ms: ttl_ms, raised, repeated: false };

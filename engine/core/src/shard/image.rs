@@ -8,10 +8,10 @@
 //! Invariant: **S4** replay-equal: image + log from its position = the live state.
 
 use super::Shard;
+use crate::entry::{HAS_ITEMS, PINNED, Slot};
 use crate::id::GrantKey;
 use crate::image::{ImageEntry, Start};
 use crate::items::{Holder, Item, range_after};
-use crate::slab::{HAS_ITEMS, PINNED, Slot};
 use crate::time::{Position, Time, Token};
 
 /// Slots that one step passes at most, live or not.

@@ -7,10 +7,10 @@
 
 use super::Shard;
 use crate::config::Role;
+use crate::entry::{PINNED, Slot};
 use crate::limits::ENDED_ITEMS_BYTES_PER_CALL;
 use crate::record::RecordBuffer;
 use crate::region::MemoryAhead;
-use crate::slab::{PINNED, Slot};
 use crate::time::Time;
 
 /// Where the checkpoint sweep stands.
@@ -56,13 +56,13 @@ impl Shard {
             return false;
         }
         let mut left = budget.saturating_sub(self.release_items(now, budget, log));
-        if left > 0 && self.wheel.wants_compaction(u64::from(self.table.live_count())) {
-            left -= self.wheel.compact(self.table.slab.entries_mut(), left).min(left);
+        if left > 0 && self.wheel.wants_compaction(self.table.slab.line_count()) {
+            left -= self.wheel.compact(&mut self.table.slab, left).min(left);
         }
         self.sweep_some(now, left, log);
         self.items.has_leaving()
             || self.sweep.is_under_way()
-            || self.wheel.wants_compaction(u64::from(self.table.live_count()))
+            || self.wheel.wants_compaction(self.table.slab.line_count())
     }
 
     /// Writes slices of the items of ended leases; returns how many items.
@@ -122,7 +122,7 @@ impl Shard {
         let holder = self.holder(slot);
         log.stamp(now);
         log.checkpoint(holder.id, holder.token, Time(deadline));
-        self.table.entry_mut(slot).loc |= PINNED;
+        self.table.entry_mut(slot).set(PINNED, true);
         self.ledger.wrote(log.tail(), log.time());
     }
 }

@@ -6,12 +6,12 @@
 
 use super::Shard;
 use crate::config::Role;
+use crate::entry::Slot;
 use crate::id::LeaseId;
 use crate::limits::LIST_SLOTS_PER_CALL;
 use crate::outcome::{Listed, TimeToLive};
 use crate::record::RecordBuffer;
 use crate::refusal::{Answer, Refusal};
-use crate::slab::Slot;
 use crate::time::{Time, Token};
 
 impl Shard {
@@ -31,7 +31,7 @@ impl Shard {
             remaining_ms: self.remaining_ms(slot, now),
             item_count: self.item_count(slot),
         };
-        Answer::after(time_to_live, self.ledger.after_lease(self.table.entry(slot).loc))
+        Answer::after(time_to_live, self.ledger.after_lease(self.table.entry(slot)))
     }
 
     /// Appends the items of a lease that sort after `after`, until they hold `bytes_max` bytes (at least one item).

@@ -10,13 +10,13 @@
 use tenure_planted::Bug;
 
 use super::{Phase, Shard};
+use crate::entry::{HAS_ITEMS, PINNED, Slot};
 use crate::id::{GrantKey, LeaseId};
 use crate::id_rule::shard_of;
 use crate::image::{ImageEntry, ImageError, ImageIter, Start};
 use crate::items::Holder;
-use crate::limits::{ITEM_COUNT_MAX, POSITION_MAX, TIME_MS_MAX};
+use crate::limits::{ITEM_COUNT_MAX, POSITION_MAX, TIME_MS_MAX, TOKEN_MAX};
 use crate::record::{Record, RecordError, RecordIter};
-use crate::slab::{HAS_ITEMS, PINNED, Slot};
 use crate::time::{Position, Time, Token};
 use std::fmt;
 
@@ -299,8 +299,7 @@ impl Shard {
     fn pin(&mut self, slot: Slot, ttl_ms: u64, deadline: Option<Time>) {
         let base = self.wheel.now();
         self.table.set_deadline(slot, ttl_ms, deadline.map_or(base, |deadline| deadline.0), base);
-        let entry = self.table.entry_mut(slot);
-        entry.loc = if deadline.is_some() { entry.loc | PINNED } else { entry.loc & !PINNED };
+        self.table.entry_mut(slot).set(PINNED, deadline.is_some());
     }
 
     /// Takes out a lease that ended before the walk was over. Its items are not told here: the image has those that
@@ -402,6 +401,9 @@ impl Shard {
     ) -> Applied {
         if !self.is_own(holder.id) {
             return Err(FOREIGN);
+        }
+        if holder.token.0 > TOKEN_MAX {
+            return Err("token out of range");
         }
         if !chosen {
             self.table.note_issued(holder.id);

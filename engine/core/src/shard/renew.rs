@@ -11,12 +11,12 @@ use tenure_planted::Bug;
 
 use super::Shard;
 use crate::config::Role;
+use crate::entry::{Entry, PINNED, Slot};
 use crate::id::LeaseId;
 use crate::index::Key;
 use crate::outcome::Renewed;
 use crate::record::RecordBuffer;
 use crate::refusal::{Answer, Refusal};
-use crate::slab::{Entry, PINNED, SLOW, Slot};
 use crate::time::{Position, Time};
 
 /// How far ahead a batch prefetches: about twice the line-fill buffers of a core. 16 and 64 measured slower.
@@ -39,11 +39,11 @@ impl Pace {
     #[inline(always)]
     fn renew(&self, entry: &mut Entry) -> bool {
         let left = entry.deadline.wrapping_sub(self.base);
-        if entry.loc & SLOW != 0 || left <= self.horizon {
+        if entry.is_slow() || left <= self.horizon {
             return false;
         }
         // Below 2^32: entries hold TTLs below 2^31, and a pace exists only while now is less than that ahead.
-        let fresh = self.now + entry.ttl + 1;
+        let fresh = self.now + entry.ttl() + 1;
         if tenure_planted::is(Bug::RenewChangesNothing) {
             return true;
         }
@@ -66,7 +66,7 @@ impl Shard {
                 && entry.generation == generation
                 && pace.renew(entry)
             {
-                let ttl_ms = u64::from(entry.ttl);
+                let ttl_ms = u64::from(entry.ttl());
                 self.totals.renewed += 1;
                 return Answer::now(Renewed { ttl_ms });
             }
@@ -237,13 +237,13 @@ impl Shard {
         let deadline = self.deadline(slot).max(now.0 + ttl_ms + 1);
         self.table.set_deadline(slot, ttl_ms, deadline, self.wheel.now());
         self.totals.renewed += 1;
-        let loc = self.table.entry(slot).loc;
+        let entry = *self.table.entry(slot);
         let planted = tenure_planted::is(Bug::StaleCheckpoint) && !self.is_exact();
-        if (self.is_exact() || loc & PINNED != 0) && !planted {
+        if (self.is_exact() || entry.has(PINNED)) && !planted {
             self.log_renewal(now, slot, deadline, log);
             return Answer::after(Renewed { ttl_ms }, self.ledger.after_any());
         }
-        Answer::after(Renewed { ttl_ms }, self.ledger.after_lease(loc))
+        Answer::after(Renewed { ttl_ms }, self.ledger.after_lease(&entry))
     }
 
     /// S2: a logged deadline must never outlive a later promise, so a renewal replaces or withdraws it.
@@ -251,8 +251,7 @@ impl Shard {
         let (holder, exact) = (self.holder(slot), self.is_exact());
         log.stamp(now);
         log.renewal(exact, holder.id, holder.token, Time(deadline));
-        let entry = self.table.entry_mut(slot);
-        entry.loc = if exact { entry.loc | PINNED } else { entry.loc & !PINNED };
+        self.table.entry_mut(slot).set(PINNED, exact);
         self.ledger.wrote(log.tail(), log.time());
         self.ledger.mark(&mut self.table.slab, slot);
     }

@@ -65,9 +65,9 @@ impl Shard {
     pub(super) fn replay_promote(&mut self, now: Time, extend_ms: u64) {
         let base = self.wheel.now();
         for index in 0..self.table.slab.len() as u32 {
-            let slot = crate::slab::Slot(index);
+            let slot = crate::entry::Slot(index);
             let entry = self.table.entry(slot);
-            if entry.is_live() && entry.has(crate::slab::PINNED) {
+            if entry.is_live() && entry.has(crate::entry::PINNED) {
                 let deadline = extended(self.table.deadline(slot, base), now, extend_ms);
                 let ttl_ms = self.table.ttl_ms(slot);
                 self.table.set_deadline(slot, ttl_ms, deadline, base);

@@ -1,19 +1,20 @@
 //! Drops stale references place by place, a few at a time.
 //!
-//! A lease that ends leaves its reference in the wheel. When references exceed twice the live leases and some slack,
-//! a pass begins: it takes the chunks of one place after another in hand and files the valid references again in
+//! A line that is filed earlier leaves a reference behind where it was. When references exceed twice the lines and some
+//! slack, a pass begins: it takes the chunks of one place after another in hand and files the valid references again in
 //! the same place. Each grant pays for 4 references, so that a pass over R of them ends within R/4 grants
-//! and references stay below 2.5 × leases + slack; `maintain` does more when there is time.
+//! and references stay below 2.5 × (lines + slack); `maintain` does more when there is time.
 //!
-//! A slab slot that was ended and granted again into the same place has two references that look alike. Each
-//! place has a parity bit, flipped when its compaction begins, and an entry carries the parity of the place as it was
-//! filed: the first reference kept flips the entry's, and the second is recognised.
+//! A line that left a place and came back to it has two references there that look alike. Each place has a parity
+//! bit, flipped when its compaction begins, and a line carries the parity of the place as it was filed: the
+//! first reference kept flips the line's, and the second is recognised.
 //!
-//! Invariant: **S7** wheel-agrees: no valid reference is ever dropped; **S8** bounded.
+//! Invariant: **S7** wheel-agrees: no valid reference is ever dropped, but those of lines without a live lease, which
+//! are then filed nowhere; **S8** bounded.
 
-use super::{CHUNK_REFERENCES, NONE, PLACES, SLOTS, Wheel};
-use crate::region::prefetch_line;
-use crate::slab::{Entry, PARITY, PLACE_MASK};
+use super::{CHUNK_REFERENCES, NONE, PLACES, Wheel};
+use crate::entry::{Entry, Filing, Line};
+use crate::slab::Slab;
 
 /// Where a pass stands.
 #[derive(Clone, Copy)]
@@ -50,14 +51,14 @@ impl Compaction {
 }
 
 impl Wheel {
-    /// Whether there are too many references for this many live leases, or a pass is under way.
+    /// Whether there are too many references for this many lines, or a pass is under way.
     #[inline]
-    pub(crate) fn wants_compaction(&self, live_count: u64) -> bool {
-        self.compaction.active || self.reference_count > 2 * live_count + self.reference_slack
+    pub(crate) fn wants_compaction(&self, line_count: usize) -> bool {
+        self.compaction.active || self.reference_count > 2 * line_count as u64 + self.reference_slack
     }
 
     /// Visits about `budget` references of the pass under way, beginning one if needed; returns the visits made.
-    pub(crate) fn compact(&mut self, entries: &mut [Entry], budget: usize) -> usize {
+    pub(crate) fn compact(&mut self, slab: &mut Slab, budget: usize) -> usize {
         self.compaction.active = true;
         let mut visits = 0;
         while visits < budget {
@@ -65,7 +66,7 @@ impl Wheel {
                 self.compaction = Compaction::default();
                 break;
             }
-            visits += self.compact_some(entries, budget - visits);
+            visits += self.compact_some(slab, budget - visits);
         }
         visits
     }
@@ -74,11 +75,10 @@ impl Wheel {
     fn take_next_place(&mut self) -> bool {
         while (self.compaction.place as usize) < PLACES {
             let place = self.compaction.place;
-            let (level, bit) = ((place / SLOTS) as usize, 1u64 << (place % SLOTS));
             let chunk = std::mem::replace(&mut self.heads[place as usize], NONE);
             if chunk != NONE {
-                self.occupied[level] &= !bit;
-                self.parity[level] ^= bit;
+                self.occupied.remove(place);
+                self.parity.toggle(place);
                 self.compaction.chunk = chunk;
                 self.compaction.done = 0;
                 self.keep_visible(place);
@@ -94,28 +94,33 @@ impl Wheel {
     fn keep_visible(&mut self, place: u32) {
         let chunk = self.take_chunk(NONE);
         self.heads[place as usize] = chunk;
-        self.occupied[(place / SLOTS) as usize] |= 1 << (place % SLOTS);
+        self.occupied.insert(place);
     }
 
     /// Keeps or drops up to `budget` references of the chunk in hand; returns how many.
-    fn compact_some(&mut self, entries: &mut [Entry], budget: usize) -> usize {
+    fn compact_some(&mut self, slab: &mut Slab, budget: usize) -> usize {
         let (place, index) = (self.compaction.place, self.compaction.chunk);
         let chunk = self.chunks[index as usize];
-        let parity = self.parity_bit(place);
+        let kept = Filing::new(place, self.parity_of(place));
         let first = self.compaction.done as usize;
         let last = (chunk.len as usize).min(first + budget);
         debug_assert!(last <= CHUNK_REFERENCES);
-        for &slot in &chunk.slots[first..last] {
-            let entry = &mut entries[slot as usize];
+        for &line in &chunk.lines[first..last] {
             self.reference_count -= 1;
-            if entry.loc & PLACE_MASK == place && entry.loc & PARITY != parity {
-                entry.loc ^= PARITY;
-                self.push(place, slot);
+            let filing = slab.filing(Line(line));
+            if !filing.is_in(place) || filing == kept {
+                continue;
+            }
+            if slab.line(Line(line)).iter().any(Entry::is_live) {
+                slab.set_filing(Line(line), kept);
+                self.push(place, line);
+            } else {
+                slab.set_filing(Line(line), Filing::NONE);
             }
         }
         // A grant pays for a few references at a time: the next few find their lines here.
-        for &slot in &chunk.slots[last..(chunk.len as usize).min(last + budget)] {
-            prefetch_line(&entries[slot as usize]);
+        for &line in &chunk.lines[last..(chunk.len as usize).min(last + budget)] {
+            slab.prefetch_line(line, false);
         }
         self.compaction.done = last as u32;
         if last == chunk.len as usize {
@@ -136,7 +141,7 @@ impl Wheel {
             debug_assert_eq!(self.chunks[head as usize].next, NONE);
             self.release_chunk(head);
             self.heads[place as usize] = NONE;
-            self.occupied[(place / SLOTS) as usize] &= !(1 << (place % SLOTS));
+            self.occupied.remove(place);
         }
         self.compaction.place += 1;
     }

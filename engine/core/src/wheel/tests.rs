@@ -1,12 +1,14 @@
 //! The wheel alone, against deadlines kept beside it.
 
 use super::*;
-use crate::slab::{Entry, PLACE_FREE};
+use crate::entry::{Entry, LINE_SLOTS, Slot};
+use crate::slab::Slab;
+use crate::time::Token;
 
-/// A wheel and the leases it points to.
+/// A wheel and the lines it points to, one lease in each.
 struct Bench {
     wheel: Wheel,
-    entries: Vec<Entry>,
+    slab: Slab,
     deadlines: Vec<u64>,
 }
 
@@ -14,20 +16,22 @@ impl Bench {
     fn new(now: u64) -> Bench {
         let mut wheel = Wheel::new(100_000, crate::limits::WHEEL_REFERENCE_SLACK);
         wheel.reset(Time(now));
-        Bench { wheel, entries: Vec::new(), deadlines: Vec::new() }
+        Bench { wheel, slab: Slab::new(400_000, 1_000, 400_000), deadlines: Vec::new() }
     }
 
     fn add(&mut self, deadline: u64) -> u32 {
-        let slot = self.entries.len() as u32;
-        self.entries.push(Entry { generation: 1, deadline: 0, ttl: 0, loc: PLACE_FREE });
+        let line = self.deadlines.len() as u32;
+        (0..LINE_SLOTS).for_each(|_| assert!(self.slab.take().is_some()));
+        self.slab.occupy(Slot(line * LINE_SLOTS as u32), 1, Token(1));
         self.deadlines.push(0);
-        self.set(slot, deadline);
-        slot
+        self.set(line, deadline);
+        line
     }
 
-    fn set(&mut self, slot: u32, deadline: u64) {
-        self.deadlines[slot as usize] = deadline;
-        self.entries[slot as usize].loc = self.wheel.file(Slot(slot), deadline);
+    fn set(&mut self, line: u32, deadline: u64) {
+        self.deadlines[line as usize] = deadline;
+        let filing = self.wheel.file(Line(line), deadline);
+        self.slab.set_filing(Line(line), filing);
     }
 
     /// Drains to `target`, `budget` references at a time; returns what was overdue, with the target.
@@ -35,17 +39,16 @@ impl Bench {
         let (mut batch, mut overdue) = (Batch::default(), Vec::new());
         while self.wheel.due(target, &mut batch) {
             let count = batch.len.min(budget);
-            for &slot in &batch.slots[..count] {
-                let entry = &mut self.entries[slot as usize];
-                if entry.loc & PLACE_MASK != batch.place {
+            for &line in &batch.lines[..count] {
+                if !self.slab.filing(Line(line)).is_in(batch.place) {
                     continue;
                 }
-                let deadline = self.deadlines[slot as usize];
+                let deadline = self.deadlines[line as usize];
                 if deadline <= target {
-                    entry.loc = PLACE_FREE;
-                    overdue.push(slot);
+                    self.slab.set_filing(Line(line), Filing::NONE);
+                    overdue.push(line);
                 } else {
-                    entry.loc = self.wheel.file(Slot(slot), deadline);
+                    self.set(line, deadline);
                 }
             }
             self.wheel.done(count);
@@ -55,10 +58,10 @@ impl Bench {
     }
 
     /// Moves event by event and says when the lease came up.
-    fn fires_at(&mut self, slot: u32) -> u64 {
+    fn fires_at(&mut self, line: u32) -> u64 {
         loop {
-            let Time(at) = self.wheel.next_event().expect("a lease is filed");
-            if self.drain(at, usize::MAX).contains(&slot) {
+            let Time(at) = self.wheel.next_event().expect("a line is filed");
+            if self.drain(at, usize::MAX).contains(&line) {
                 return at;
             }
         }
@@ -79,12 +82,12 @@ fn distances() -> impl Iterator<Item = u64> {
 
 /// Every distance around every level boundary, from every awkward clock: never early, never late (S2, L1).
 #[test]
-fn each_lease_fires_at_its_deadline_from_any_clock() {
+fn each_line_fires_at_its_deadline_from_any_clock() {
     for now in clocks() {
         for distance in distances() {
             let mut bench = Bench::new(now);
-            let slot = bench.add(now + distance);
-            assert_eq!(bench.fires_at(slot), now + distance, "{distance} after {now}");
+            let line = bench.add(now + distance);
+            assert_eq!(bench.fires_at(line), now + distance, "{distance} after {now}");
         }
     }
 }
@@ -105,16 +108,16 @@ fn places_fire_between_the_clock_and_the_deadline() {
 
 /// Few filings a lease: at most one a level on the way down, and a turn of the top level for the far future.
 #[test]
-fn a_lease_is_filed_again_at_most_once_a_level() {
+fn a_line_is_filed_again_at_most_once_a_level() {
     for now in clocks() {
         for distance in distances().filter(|&distance| distance < 1 << 36) {
             let mut bench = Bench::new(now);
-            let slot = bench.add(now + distance);
+            let line = bench.add(now + distance);
             let mut events = 0;
             loop {
                 events += 1;
                 let Time(at) = bench.wheel.next_event().unwrap();
-                if bench.drain(at, usize::MAX).contains(&slot) {
+                if bench.drain(at, usize::MAX).contains(&line) {
                     break;
                 }
             }
@@ -134,7 +137,7 @@ fn one_step_over_hours_finds_everything_whatever_the_budget() {
         let target = 20_000_000;
         let mut overdue = bench.drain(target, budget);
         overdue.sort_unstable();
-        let expected: Vec<u32> = (0..5_000).filter(|&slot| deadlines[slot as usize] <= target).collect();
+        let expected: Vec<u32> = (0..5_000).filter(|&line| deadlines[line as usize] <= target).collect();
         assert_eq!(overdue, expected, "budget {budget}");
         assert_eq!(bench.wheel.reference_count(), 5_000 - expected.len() as u64);
     }
@@ -147,7 +150,7 @@ fn an_empty_wheel_moves_in_one_step() {
     assert_eq!(bench.drain(u64::MAX >> 4, 1), []);
 }
 
-/// Ends and grants again in the same places until references exceed their bound; compaction brings them back and
+/// Files lines again in the same places until references exceed their bound; compaction brings them back and
 /// loses none, whether it finishes at once, in steps of one, or is overtaken by the clock half-way.
 #[test]
 fn compaction_drops_what_is_stale_and_nothing_else() {
@@ -157,10 +160,9 @@ fn compaction_drops_what_is_stale_and_nothing_else() {
             bench.add(100 + i % 50);
         }
         for round in 0..20 {
-            for slot in 0..1_000 {
-                // An ended lease and a new one in its slot: the old reference stays behind.
-                bench.entries[slot as usize].loc = PLACE_FREE;
-                bench.set(slot, 100 + u64::from((slot + round) % 50));
+            for line in 0..1_000 {
+                // A new lease in the line: the old reference stays behind.
+                bench.set(line, 100 + u64::from((line + round) % 50));
             }
         }
         assert_eq!(bench.wheel.reference_count(), 21_000);
@@ -168,7 +170,7 @@ fn compaction_drops_what_is_stale_and_nothing_else() {
         let mut fired = Vec::new();
         let mut visits = 0;
         while bench.wheel.wants_compaction(1_000) {
-            visits += bench.wheel.compact(&mut bench.entries, step);
+            visits += bench.wheel.compact(&mut bench.slab, step);
             if overtaken && visits > 5_000 {
                 fired.extend(bench.drain(bench.wheel.now() + 1, 7));
             }
@@ -184,42 +186,62 @@ fn compaction_drops_what_is_stale_and_nothing_else() {
     }
 }
 
+/// Lines whose leases have all ended lose their reference, and are filed again when a lease begins in them.
+#[test]
+fn compaction_takes_lines_without_leases_out_of_the_wheel() {
+    let mut bench = Bench::new(0);
+    for i in 0..100 {
+        bench.add(100 + i);
+    }
+    for line in (0..100).filter(|line| line % 2 == 1) {
+        bench.slab.give_back(Slot(line * LINE_SLOTS as u32), 2);
+    }
+    bench.wheel.compact(&mut bench.slab, 1_000);
+    assert_eq!(bench.wheel.reference_count(), 50);
+    for line in 0..100 {
+        assert_eq!(bench.slab.filing(Line(line)) == Filing::NONE, line % 2 == 1, "line {line}");
+    }
+    assert!(!bench.wheel.comes_up_by(Filing::NONE, u64::MAX));
+}
+
 /// S7, and the count, by walking all references.
 fn check_references(bench: &Bench) {
-    let mut found = vec![false; bench.entries.len()];
+    let mut found = vec![false; bench.deadlines.len()];
     let mut count = 0;
-    bench.wheel.for_each_reference(|place, fires, slot| {
+    bench.wheel.for_each_reference(|place, fires, line| {
         count += 1;
-        if bench.entries[slot.index()].loc & PLACE_MASK == place {
-            assert!(fires <= bench.deadlines[slot.index()]);
-            found[slot.index()] = true;
+        if bench.slab.filing(line).is_in(place) {
+            assert!(fires <= bench.deadlines[line.index()]);
+            found[line.index()] = true;
         }
     });
     assert_eq!(count, bench.wheel.reference_count());
-    for (slot, entry) in bench.entries.iter().enumerate() {
-        assert!(found[slot] || entry.loc == PLACE_FREE, "S7 wheel-agrees: slot {slot} has no reference");
+    for (line, found) in found.iter().enumerate() {
+        let filing = bench.slab.filing(Line(line as u32));
+        assert!(*found || filing == Filing::NONE, "S7 wheel-agrees: line {line} has no reference");
+        let is_live = bench.slab.line(Line(line as u32)).iter().any(Entry::is_live);
+        assert!(is_live || filing == Filing::NONE);
     }
 }
 
-/// The bound of S8 under the worst churn: grants with the clock stopped, each paying for four references.
+/// The bound of S8 under the worst churn: lines filed anew with the clock stopped, each paying for four references.
 #[test]
 fn references_stay_bounded_under_churn() {
     let mut bench = Bench::new(0);
-    let live = 2_000;
-    for i in 0..live {
+    let lines = 2_000;
+    for i in 0..lines {
         bench.add(3_600_000 + u64::from(i));
     }
     let mut worst = 0;
     for i in 0..200_000u32 {
-        let slot = i.wrapping_mul(2_654_435_761) % live;
-        bench.entries[slot as usize].loc = PLACE_FREE;
-        bench.set(slot, 3_600_000 + u64::from(i));
-        if bench.wheel.wants_compaction(u64::from(live)) {
-            bench.wheel.compact(&mut bench.entries, 4);
+        let line = i.wrapping_mul(2_654_435_761) % lines;
+        bench.set(line, 3_600_000 + u64::from(i));
+        if bench.wheel.wants_compaction(lines as usize) {
+            bench.wheel.compact(&mut bench.slab, 4);
         }
         worst = worst.max(bench.wheel.reference_count());
     }
-    let bound = (2 * u64::from(live) + crate::limits::WHEEL_REFERENCE_SLACK) * 5 / 4;
-    assert!(worst <= bound, "{worst} references for {live} leases, bound {bound}");
+    let bound = (2 * u64::from(lines) + crate::limits::WHEEL_REFERENCE_SLACK) * 5 / 4;
+    assert!(worst <= bound, "{worst} references for {lines} lines, bound {bound}");
     check_references(&bench);
 }
