@@ -216,7 +216,7 @@ fn direct(leases: usize) {
     run.renew_batches("renew_batch of 64", &ids, 64);
     run.renew_single(&ids);
     run.steady(&mut ids, BATCH);
-    recover(&run, leases);
+    recover(&run, std::iter::repeat_n(None, leases));
     run.now.0 += 200_000;
     run.drain("the rest expires", leases);
 }
@@ -255,22 +255,25 @@ fn hashed(leases: usize) {
     run.shuffle(&mut ids);
     run.renew_batches("renew_batch of 256", &ids, BATCH);
     run.renew_batches("renew_batch of 256", &ids, BATCH);
+    recover(&run, chosen(leases));
     run.now = Time(60_001);
     run.drain("expire", leases);
 }
 
 /// Image and replay of the leases that live now.
-fn recover(run: &Run, leases: usize) {
+fn recover(run: &Run, ids: impl Iterator<Item = Option<LeaseId>>) {
     let start = Cpu::now();
     let mut copy = Shard::new(run.shard.config().clone());
     let mut log = RecordBuffer::new(Position(64), Time(0));
     let mut image = Vec::new();
     // The walk needs a cursor from a shard that may be changed; a copy by replay is as good.
     let mut grants = Vec::new();
-    for _ in 0..leases {
-        if copy.grant(Time(0), &Grant { id: None, ttl_ms: 60_000, key: None }, &mut log).result.is_err() {
+    let mut leases = 0;
+    for id in ids {
+        if copy.grant(Time(0), &Grant { id, ttl_ms: 60_000, key: None }, &mut log).result.is_err() {
             break;
         }
+        leases += 1;
         if log.bytes().len() > 128 << 10 {
             grants.push((log.start(), log.bytes().to_vec()));
             copy.durable(log.tail());

@@ -1,140 +1,79 @@
 //! Finds the slots of leases whose id a client chose.
 //!
 //! ```text
-//! cell | taken: 1 | fingerprint: 35 | slot: 28 |     one 8-byte word, linear probing, at most 3/4 full
+//! keyed hash | directory: the top bits | … | tag | cell of the block: 10 |
+//! directory  | block | block | …                     2^depth words; a block may stand in several
+//! block      | cell | cell | … 1,024 cells of 4 bytes, linear probing
+//! cell       | tag: what the slot leaves of 32 bits, never 0 | slot |   0: never used   1: left by one that is gone
 //! ```
 //!
-//! 256 small tables instead of one: when a table of 10 M entries doubles it stalls its core for 100–250 ms, a 256th of
-//! it for well under 1 ms. A cell holds 35 bits of the id's keyed hash (seeded_hash.rs); their low bits are also its
-//! home, so that growing and removing never touch the ids, and a lookup almost never meets a wrong id.
+//! Extendible hashing (Fagin et al. 1979): a block that is three quarters full is split in two by one more bit of the hash,
+//! and only then does anything move. So the longest an insert takes is the time of one block, some 20 µs, however many
+//! ids there are; a table of 10 M that doubles at once stalls its core for 100–250 ms. Cells hold no ids: those are in
+//! the slab's own array, and a lookup almost never meets a wrong one, because of the tags.
 //!
-//! Not hashbrown, although it is smaller (5.7–11.4 bytes an entry against 10.7–21.3): a batch of renewals must be
-//! able to fetch its cells ahead of time, and hashbrown's control bytes cannot be reached. See examples/measure.rs.
-//!
-//! Invariant: an id is in at most one cell, and the slot found there has that id (checked with S1).
+//! Not hashbrown: a batch of renewals must be able to fetch its cells ahead of time, and hashbrown's control bytes cannot be
+//! reached (docs/decisions/0006). Invariant: an id is in at most one cell, and the slot found there has that id
+//! (checked with S1); **S8** bounded.
 
 use crate::entry::Slot;
-use crate::region::prefetch_line;
+use crate::region::{MemoryAhead, Region, prefetch_line};
 use crate::seeded_hash::SeededHash;
 
-const TABLES: usize = 256;
-const SLOT_BITS: u32 = crate::id_rule::SLOT_BITS;
-const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
-const TAKEN: u64 = 1 << 63;
-const EMPTY: u64 = 0;
-/// Cells of a table at first.
-const CELLS_MIN: usize = 8;
+const CELL_BITS: u32 = 10;
+const CELLS: usize = 1 << CELL_BITS;
+/// Cells in use, those of the gone included, at which a block is cleared up or split.
+const USED_MAX: u16 = (CELLS / 4 * 3) as u16;
+/// With more than this many ids a block is split, because clearing up would not last.
+const LIVE_MAX: u16 = (CELLS / 8 * 5) as u16;
+/// The directory may not look at the bits of cell and tag.
+const DEPTH_MAX: u32 = 32;
+
+const NEVER_USED: u32 = 0;
+const GONE: u32 = 1;
+
+/// What is known of a block beside its cells.
+#[derive(Clone, Copy, Default)]
+struct Block {
+    /// Bits of the hash that its ids share.
+    depth: u8,
+    live: u16,
+    /// Cells that are not `NEVER_USED`.
+    used: u16,
+}
 
 /// Client-chosen id → slot.
 pub(crate) struct Index {
-    tables: Vec<Table>,
+    cells: Region<u32>,
+    blocks: Vec<Block>,
+    directory: Vec<u32>,
+    depth: u32,
     len: usize,
-    cell_count: usize,
+    slot_bits: u32,
 }
 
-/// Where an id is in the index if it is there: its table, and what its cell has above the slot.
+/// Where an id is in the index if it is there.
 #[derive(Clone, Copy)]
 pub(crate) struct Key {
-    table: u8,
-    mark: u64,
+    hashed: u64,
 }
 
 impl Key {
     #[inline(always)]
     pub(crate) fn new(id: u64, hash: &SeededHash) -> Key {
-        let hashed = hash.word(id);
-        Key { table: (hashed >> 56) as u8, mark: TAKEN | hashed << SLOT_BITS & !SLOT_MASK }
-    }
-
-    #[inline(always)]
-    fn home(self) -> usize {
-        home_of(self.mark)
-    }
-}
-
-/// Home of a cell, before the table's mask.
-#[inline(always)]
-fn home_of(cell: u64) -> usize {
-    (cell >> SLOT_BITS) as usize
-}
-
-/// One open-addressing table; its length is a power of two, or 0.
-#[derive(Default)]
-struct Table {
-    cells: Vec<u64>,
-    len: usize,
-}
-
-impl Table {
-    /// The first slot with this mark that `is_it` accepts, and the place of its cell.
-    #[inline(always)]
-    fn find(&self, key: Key, mut is_it: impl FnMut(Slot) -> bool) -> Option<(usize, Slot)> {
-        let mask = self.cells.len().wrapping_sub(1);
-        let mut at = key.home();
-        loop {
-            let &cell = self.cells.get(at & mask)?;
-            if cell == EMPTY {
-                return None;
-            }
-            let slot = Slot((cell & SLOT_MASK) as u32);
-            if cell & !SLOT_MASK == key.mark && is_it(slot) {
-                return Some((at & mask, slot));
-            }
-            at = at.wrapping_add(1);
-        }
-    }
-
-    fn insert(&mut self, cell: u64) {
-        if (self.len + 1) * 4 > self.cells.len() * 3 {
-            self.grow();
-        }
-        self.place(cell);
-        self.len += 1;
-    }
-
-    fn place(&mut self, cell: u64) {
-        let mask = self.cells.len() - 1;
-        let mut at = home_of(cell) & mask;
-        while self.cells[at] != EMPTY {
-            at = (at + 1) & mask;
-        }
-        self.cells[at] = cell;
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        let doubled = vec![EMPTY; (self.cells.len() * 2).max(CELLS_MIN)];
-        for cell in std::mem::replace(&mut self.cells, doubled) {
-            if cell != EMPTY {
-                self.place(cell);
-            }
-        }
-    }
-
-    /// Empties a cell and closes the gap: later cells of the same run move back unless that is before their home.
-    fn remove(&mut self, mut gap: usize) {
-        let mask = self.cells.len() - 1;
-        let mut at = gap;
-        self.len -= 1;
-        loop {
-            at = (at + 1) & mask;
-            let cell = self.cells[at];
-            if cell == EMPTY {
-                break;
-            }
-            let from_home = at.wrapping_sub(home_of(cell)) & mask;
-            if from_home >= at.wrapping_sub(gap) & mask {
-                self.cells[gap] = cell;
-                gap = at;
-            }
-        }
-        self.cells[gap] = EMPTY;
+        Key { hashed: hash.word(id) }
     }
 }
 
 impl Index {
-    pub(crate) fn new() -> Index {
-        Index { tables: (0..TABLES).map(|_| Table::default()).collect(), len: 0, cell_count: 0 }
+    /// For slots below `slot_count_max`.
+    pub(crate) fn new(slot_count_max: u32) -> Index {
+        let slot_bits = u32::BITS - slot_count_max.saturating_sub(1).leading_zeros();
+        assert!(slot_bits <= crate::id_rule::SLOT_BITS, "S8 bounded: four bits of tag at least");
+        // Address space: a block is split at five eighths, so that there are never four cells a slot.
+        let cell_count_max = (4 * slot_count_max as usize).next_multiple_of(CELLS) + 64 * CELLS;
+        let cells = Region::reserve(cell_count_max);
+        Index { cells, blocks: Vec::new(), directory: Vec::new(), depth: 0, len: 0, slot_bits }
     }
 
     #[inline(always)]
@@ -142,9 +81,52 @@ impl Index {
         self.len
     }
 
+    /// The block of a key. The directory has entries.
     #[inline(always)]
-    fn table(&self, key: Key) -> &Table {
-        &self.tables[usize::from(key.table)]
+    fn block_of(&self, key: Key) -> u32 {
+        self.directory[self.entry_of(key)]
+    }
+
+    #[inline(always)]
+    fn entry_of(&self, key: Key) -> usize {
+        // Two steps, because a depth of 0 would shift by 64.
+        (key.hashed >> 1 >> (63 - self.depth)) as usize
+    }
+
+    /// Tag of a key, where it stands in a cell.
+    #[inline(always)]
+    fn tag_of(&self, key: Key) -> u32 {
+        let tag_max = u32::MAX >> self.slot_bits;
+        ((key.hashed >> CELL_BITS) as u32 & tag_max).max(1) << self.slot_bits
+    }
+
+    #[inline(always)]
+    fn cells_of(&self, block: u32) -> &[u32; CELLS] {
+        &self.cells.as_chunks().0[block as usize]
+    }
+
+    #[inline(always)]
+    fn cells_of_mut(&mut self, block: u32) -> &mut [u32; CELLS] {
+        &mut self.cells.as_chunks_mut().0[block as usize]
+    }
+
+    /// The first slot with this key's tag that `is_it` accepts, and its cell. Ends: a quarter of the cells was never used.
+    #[inline(always)]
+    fn find_cell(&self, key: Key, mut is_it: impl FnMut(Slot) -> bool) -> Option<(u32, usize, Slot)> {
+        let (block, tag) = (self.block_of(key), self.tag_of(key));
+        let (cells, slot_mask) = (self.cells_of(block), (1 << self.slot_bits) - 1);
+        let mut at = key.hashed as usize % CELLS;
+        loop {
+            let cell = cells[at];
+            if cell == NEVER_USED {
+                return None;
+            }
+            let slot = Slot(cell & slot_mask);
+            if cell & !slot_mask == tag && is_it(slot) {
+                return Some((block, at, slot));
+            }
+            at = (at + 1) % CELLS;
+        }
     }
 
     /// The slot of `id`; `ids` are the ids by slot.
@@ -153,32 +135,34 @@ impl Index {
         if self.len == 0 {
             return None;
         }
-        let key = Key::new(id, hash);
-        self.table(key).find(key, |slot| ids[slot.index()] == id).map(|(_, slot)| slot)
+        self.find_cell(Key::new(id, hash), |slot| ids[slot.index()] == id).map(|(_, _, slot)| slot)
     }
 
-    /// Fetches the cell that `guess` will look at.
+    /// Fetches the cell that `guess` will look at. The index is not empty.
     #[inline(always)]
     pub(crate) fn prefetch(&self, key: Key) {
-        let table = self.table(key);
-        if let Some(cell) = table.cells.get(key.home() & table.cells.len().wrapping_sub(1)) {
-            prefetch_line(cell);
-        }
+        prefetch_line(&self.cells_of(self.block_of(key))[key.hashed as usize % CELLS]);
     }
 
-    /// The slot that almost certainly has this id if any has, without touching the ids.
+    /// The slot that most likely has this id if any has, without touching the ids.
     #[inline(always)]
     pub(crate) fn guess(&self, key: Key) -> Option<Slot> {
-        self.table(key).find(key, |_| true).map(|(_, slot)| slot)
+        self.find_cell(key, |_| true).map(|(_, _, slot)| slot)
     }
 
     /// Adds an id that is not in the index and stands at `slot` in `ids`.
     pub(crate) fn insert(&mut self, slot: Slot, ids: &[u64], hash: &SeededHash) {
+        if self.directory.is_empty() {
+            let block = self.push_block(0);
+            self.directory.push(block);
+        }
         let key = Key::new(ids[slot.index()], hash);
-        let table = &mut self.tables[usize::from(key.table)];
-        let before = table.cells.len();
-        table.insert(key.mark | u64::from(slot.0));
-        self.cell_count += table.cells.len() - before;
+        let mut block = self.block_of(key);
+        while self.blocks[block as usize].used >= USED_MAX {
+            self.make_room(block, self.entry_of(key), ids, hash);
+            block = self.block_of(key);
+        }
+        self.place(block, key, slot);
         self.len += 1;
     }
 
@@ -188,85 +172,116 @@ impl Index {
     /// When it is not there.
     pub(crate) fn remove(&mut self, slot: Slot, ids: &[u64], hash: &SeededHash) {
         let key = Key::new(ids[slot.index()], hash);
-        let Some((at, _)) = self.table(key).find(key, |other| other == slot) else {
+        let found = if self.len > 0 { self.find_cell(key, |other| other == slot) } else { None };
+        let Some((block, at, _)) = found else {
             panic!("S1 one-shard: slot {} has an id that the index does not know", slot.0);
         };
-        self.tables[usize::from(key.table)].remove(at);
+        let cells = self.cells_of_mut(block);
+        let mut freed = 0;
+        if cells[(at + 1) % CELLS] == NEVER_USED {
+            // Nobody searches past here: what was left behind before it is not needed either.
+            let mut last = at;
+            cells[last] = GONE;
+            while cells[last] == GONE {
+                cells[last] = NEVER_USED;
+                freed += 1;
+                last = (last + CELLS - 1) % CELLS;
+            }
+        } else {
+            cells[at] = GONE;
+        }
+        let block = &mut self.blocks[block as usize];
+        block.used -= freed;
+        block.live -= 1;
         self.len -= 1;
     }
 
+    fn push_block(&mut self, depth: u8) -> u32 {
+        let block = self.blocks.len();
+        assert!(
+            self.cells.len() + CELLS <= self.cells.capacity(),
+            "S8 bounded: the index has {block} blocks"
+        );
+        self.cells.grow_untouched((block + 1) * CELLS);
+        // The memory may have been in use before `clear`.
+        self.cells_of_mut(block as u32).fill(NEVER_USED);
+        self.blocks.push(Block { depth, live: 0, used: 0 });
+        block as u32
+    }
+
+    /// Puts a slot into the first cell that is free for it.
+    fn place(&mut self, block: u32, key: Key, slot: Slot) {
+        let cell = self.tag_of(key) | slot.0;
+        let cells = self.cells_of_mut(block);
+        let mut at = key.hashed as usize % CELLS;
+        while cells[at] > GONE {
+            at = (at + 1) % CELLS;
+        }
+        let fresh = cells[at] == NEVER_USED;
+        cells[at] = cell;
+        let block = &mut self.blocks[block as usize];
+        block.used += u16::from(fresh);
+        block.live += 1;
+    }
+
+    /// Clears a block, which stands in this entry of the directory, of what is gone, or splits it when that would not last.
+    #[cold]
+    fn make_room(&mut self, block: u32, entry: usize, ids: &[u64], hash: &SeededHash) {
+        let before = *self.cells_of(block);
+        if self.blocks[block as usize].live > LIVE_MAX {
+            self.split(block, entry);
+        }
+        self.cells_of_mut(block).fill(NEVER_USED);
+        let depth = self.blocks[block as usize].depth;
+        self.blocks[block as usize] = Block { depth, live: 0, used: 0 };
+        let slot_mask = (1 << self.slot_bits) - 1;
+        for (index, &cell) in before.iter().enumerate() {
+            if let Some(&coming) = before.get(index + 32)
+                && coming > GONE
+            {
+                prefetch_line(&ids[(coming & slot_mask) as usize]);
+            }
+            if cell > GONE {
+                let slot = Slot(cell & slot_mask);
+                let key = Key::new(ids[slot.index()], hash);
+                self.place(self.block_of(key), key, slot);
+            }
+        }
+    }
+
+    /// Makes a sibling for a block and divides its part of the directory between the two.
+    fn split(&mut self, block: u32, mut entry: usize) {
+        let depth = self.blocks[block as usize].depth;
+        assert!(u32::from(depth) < DEPTH_MAX, "S8 bounded: ids that agree in {depth} bits of a keyed hash");
+        if u32::from(depth) == self.depth {
+            self.directory = self.directory.iter().flat_map(|&block| [block, block]).collect();
+            self.depth += 1;
+            entry *= 2;
+        }
+        let sibling = self.push_block(depth + 1);
+        self.blocks[block as usize].depth = depth + 1;
+        // The entries of a block stand side by side, beginning at a multiple of their number.
+        let span = 1usize << (self.depth - u32::from(depth));
+        let first = entry / span * span;
+        self.directory[first + span / 2..first + span].fill(sibling);
+    }
+
+    /// Memory to be touched ahead of use.
+    pub(crate) fn wanted(&mut self) -> Option<MemoryAhead> {
+        self.cells.wanted()
+    }
+
     pub(crate) fn clear(&mut self) {
-        *self = Index::new();
+        self.cells.clear();
+        self.blocks.clear();
+        self.directory.clear();
+        (self.depth, self.len) = (0, 0);
     }
 
     pub(crate) fn used_bytes(&self) -> usize {
-        self.cell_count * 8
+        self.cells.used_bytes() + self.directory.len() * 4 + self.blocks.len() * size_of::<Block>()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    /// Against an ordered map: inserts, removals and lookups at random, with runs that wrap and tables that grow.
-    #[test]
-    fn agrees_with_a_map() {
-        for seed in 0..20 {
-            let hash = SeededHash::new(seed);
-            let (mut index, mut map) = (Index::new(), BTreeMap::new());
-            let mut ids = vec![0u64; 4_000];
-            let mut free: Vec<u32> = (0..4_000).collect();
-            let mut x = seed + 1;
-            for step in 0..20_000u64 {
-                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let id = (x >> 33) % 6_000;
-                // Grow first, then churn, then shrink.
-                let insert = (x >> 8) % 10 < if step < 8_000 { 8 } else { 3 };
-                match (insert, map.contains_key(&id)) {
-                    (true, false) if !free.is_empty() => {
-                        let slot = free.pop().unwrap();
-                        ids[slot as usize] = id;
-                        index.insert(Slot(slot), &ids, &hash);
-                        map.insert(id, slot);
-                    }
-                    (false, true) => {
-                        let slot = map.remove(&id).unwrap();
-                        index.remove(Slot(slot), &ids, &hash);
-                        free.push(slot);
-                    }
-                    _ => {}
-                }
-                assert_eq!(index.find(id, &ids, &hash), map.get(&id).map(|&slot| Slot(slot)));
-                assert_eq!(index.len(), map.len());
-            }
-            for id in 0..6_000 {
-                let found = index.find(id, &ids, &hash);
-                assert_eq!(found, map.get(&id).map(|&slot| Slot(slot)));
-                let guess = index.guess(Key::new(id, &hash));
-                assert!(found.is_none() || guess.is_some(), "a guess misses nothing");
-            }
-        }
-    }
-
-    /// One table with a crowded home: all marks equal but for the slot.
-    #[test]
-    fn a_run_of_equal_marks_survives_removals_in_any_order() {
-        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
-            let key = Key { table: 0, mark: TAKEN | 7 << SLOT_BITS };
-            let mut table = Table::default();
-            (0..4u64).for_each(|slot| table.insert(key.mark | slot));
-            table.insert(TAKEN | 6 << SLOT_BITS | 9);
-            for (gone, &slot) in order.iter().enumerate() {
-                let (at, _) = table.find(key, |found| found == Slot(slot)).expect("still there");
-                table.remove(at);
-                for &left in &order[gone + 1..] {
-                    assert!(table.find(key, |found| found == Slot(left)).is_some(), "{order:?}: {left} lost");
-                }
-                assert!(table.find(key, |found| found == Slot(slot)).is_none());
-            }
-            let other = Key { table: 0, mark: TAKEN | 6 << SLOT_BITS };
-            assert!(table.find(other, |_| true).is_some());
-        }
-    }
-}
+mod tests;

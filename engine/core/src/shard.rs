@@ -15,6 +15,7 @@
 //! can be seen at rest. It does not know clocks, files, sockets, threads, or who asked.
 
 mod attach;
+mod coming;
 mod dump;
 mod end;
 mod grant;

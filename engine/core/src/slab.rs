@@ -179,13 +179,17 @@ impl Slab {
         }
     }
 
-    /// The entries of a line, and its tokens, which are in one cache line as well, if they will be needed.
+    /// The entries of a line, and if leases in it are likely to end, what else is needed then: its tokens, and the ids that
+    /// clients chose if there are any; each in one cache line as well.
     #[inline(always)]
-    pub(crate) fn prefetch_line(&self, line: u32, with_tokens: bool) {
+    pub(crate) fn prefetch_line(&self, line: u32, ending: bool, with_chosen_ids: bool) {
         let first = line * LINE_SLOTS as u32;
         self.prefetch(first);
-        if with_tokens {
+        if ending {
             self.prefetch_token(first);
+            if with_chosen_ids {
+                self.prefetch_chosen_id(first);
+            }
         }
     }
 

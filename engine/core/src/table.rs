@@ -10,7 +10,7 @@
 //! Invariants: **S1** one-shard; at most one live lease per id. Does not know time, wheel places or items.
 
 use crate::config::ShardConfig;
-use crate::entry::{Entry, HAS_ITEMS, NOT_DIRECT, Slot};
+use crate::entry::{Entry, HAS_ITEMS, Line, NOT_DIRECT, Slot};
 use crate::id::LeaseId;
 use crate::id_rule::{MIXED_BITS, decode_direct, direct_id, generation_range};
 use crate::index::{Index, Key};
@@ -55,7 +55,7 @@ impl Table {
         let limit = (generations.end - config.generation_base).min(u64::from(bounds.generations)) as u32;
         Table {
             slab: Slab::new(slots, limit, bounds.slots_before_reuse),
-            index: Index::new(),
+            index: Index::new(slots),
             hash: SeededHash::new(config.seed),
             long: HashMap::default(),
             generation_base: config.generation_base,
@@ -132,6 +132,18 @@ impl Table {
         self.slab.prefetch(slot.0);
         self.slab.prefetch_chosen_id(slot.0);
         Some(slot)
+    }
+
+    /// Fetches the cells of the index that are looked at when the client-chosen leases of this line end. The line and its
+    /// ids were fetched before.
+    #[inline]
+    pub(crate) fn prefetch_cells(&self, line: Line) {
+        for slot in line.slots() {
+            let entry = self.slab.entry(slot);
+            if entry.is_live() && !entry.is_direct() {
+                self.index.prefetch(Key::new(self.slab.chosen_id(slot), &self.hash));
+            }
+        }
     }
 
     /// The live lease with this id and token.
@@ -370,7 +382,7 @@ impl Table {
 
     /// Memory to be touched ahead of use.
     pub(crate) fn memory_wanted(&mut self) -> Option<MemoryAhead> {
-        self.slab.memory_wanted(self.index.len() > 0)
+        self.slab.memory_wanted(self.index.len() > 0).or_else(|| self.index.wanted())
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

@@ -245,12 +245,7 @@ impl Wheel {
                     batch.len = chunk.len as usize - done;
                     batch.lines[..batch.len].copy_from_slice(&chunk.lines[done..chunk.len as usize]);
                     let coming = if chunk.next == NONE { self.coming_by(target) } else { chunk.next };
-                    batch.next_len = 0;
-                    if coming != NONE {
-                        let next = &self.chunks[coming as usize];
-                        batch.next_len = next.len as usize;
-                        batch.next_lines = next.lines;
-                    }
+                    self.fill_next(coming, batch);
                     return true;
                 }
                 self.draining = None;
@@ -276,16 +271,26 @@ impl Wheel {
             .map_or(NONE, |(place, _)| self.heads[place as usize])
     }
 
-    /// The first references of the next place, once for each, when it is about to begin: to be prefetched, because
-    /// a few leases a millisecond are over before prefetching within them would help.
-    pub(crate) fn about_to_fire(&mut self) -> Option<&[u32]> {
-        let (place, at) = self.next_place()?;
-        if place >= SLOTS || at == self.announced {
-            return None;
+    /// Fills in what comes next, the first references of the next place, when that is about to begin; once for each: to be
+    /// prefetched now, because a few leases a millisecond are over before prefetching among them would help.
+    pub(crate) fn about_to_fire(&mut self, batch: &mut Batch) -> bool {
+        match self.next_place() {
+            Some((place, at)) if place < SLOTS && at != self.announced => {
+                self.announced = at;
+                self.fill_next(self.heads[place as usize], batch);
+                true
+            }
+            _ => false,
         }
-        self.announced = at;
-        let chunk = &self.chunks[self.heads[place as usize] as usize];
-        Some(&chunk.lines[..chunk.len as usize])
+    }
+
+    fn fill_next(&self, chunk: u32, batch: &mut Batch) {
+        batch.next_len = 0;
+        if chunk != NONE {
+            let next = &self.chunks[chunk as usize];
+            batch.next_len = next.len as usize;
+            batch.next_lines = next.lines;
+        }
     }
 
     /// The first `count` references of the batch handed out last are dealt with.

@@ -18,6 +18,9 @@ use crate::time::{Position, Time};
 /// How many ids ahead a batch of revocations prefetches.
 const AHEAD: usize = 32;
 
+/// How many lines ahead the cells of their client-chosen ids are fetched: four ids a line.
+const CELLS_AHEAD: usize = 6;
+
 impl Shard {
     /// Ends a lease by request. Its items follow in the event stream.
     ///
@@ -65,12 +68,15 @@ impl Shard {
         self.enter(now);
         self.require_primary()?;
         let mut after = Position::ZERO;
-        for (index, &id) in ids.iter().enumerate() {
-            if let Some(&coming) = ids.get(index + AHEAD) {
-                let (slot, _) = self.table.decode(coming);
-                self.table.slab.prefetch(slot);
-                self.table.slab.prefetch_token(slot);
+        for step in 0..ids.len() + 2 * AHEAD {
+            if let Some(&id) = ids.get(step) {
+                self.prefetch(id);
             }
+            if let Some(&id) = step.checked_sub(AHEAD).and_then(|index| ids.get(index)) {
+                self.prefetch_end(id);
+            }
+            let Some(index) = step.checked_sub(2 * AHEAD) else { continue };
+            let id = ids[index];
             match self.revoke_one(now, id, log) {
                 Ok(_) => after = self.ledger.after_any(),
                 Err((_, not_found_after)) => {
@@ -80,6 +86,19 @@ impl Shard {
             }
         }
         Ok(after)
+    }
+
+    /// Fetches what the end of the lease with this id will touch; `prefetch` came some time before.
+    #[inline]
+    fn prefetch_end(&self, id: LeaseId) {
+        let slot = match self.key_ahead(id) {
+            Some(key) => self.table.guess_chosen(key).map(|slot| slot.0),
+            None => Some(self.table.decode(id).0),
+        };
+        if let Some(slot) = slot {
+            self.table.slab.prefetch(slot);
+            self.table.slab.prefetch_token(slot);
+        }
     }
 
     /// Expires what is overdue, visiting at most about `budget` leases, in the lines of four that the wheel refers to. A
@@ -104,7 +123,7 @@ impl Shard {
             let count = self.batch.len.min(left);
             if !prefetched {
                 for &line in &self.batch.lines[..count] {
-                    self.table.slab.prefetch_line(line, self.batch.is_final);
+                    self.prefetch_line(line, self.batch.is_final);
                 }
             }
             prefetched = self.batch.next_len > 0;
@@ -112,10 +131,9 @@ impl Shard {
             self.wheel.done(count);
             left -= count;
         }
-        if !progress.more
-            && let Some(coming) = self.wheel.about_to_fire()
-        {
-            coming.iter().for_each(|&line| self.table.slab.prefetch_line(line, true));
+        if !progress.more && self.wheel.about_to_fire(&mut self.batch) {
+            let coming = &self.batch.next_lines[..self.batch.next_len];
+            coming.iter().for_each(|&line| self.prefetch_line(line, true));
         }
         if progress.ended > 0 {
             self.ledger.wrote_end(log.tail(), log.time());
@@ -123,14 +141,29 @@ impl Shard {
         progress
     }
 
-    /// Deals with the first `count` references of the batch. Prefetches the lines of the next batch on the way.
-    /// Returns how many leases ended.
+    /// Fetches what the end of the leases in a line will touch, or just the line.
+    #[inline(always)]
+    fn prefetch_line(&self, line: u32, ending: bool) {
+        self.table.slab.prefetch_line(line, ending, self.table.hashed_count() > 0);
+    }
+
+    /// Deals with the first `count` references of the batch. Prefetches the lines of the next batch on the way, and
+    /// for lines of this one that may end, the cells of client-chosen ids. Returns how many leases ended.
     fn drain(&mut self, count: usize, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
         let (place, next_len) = (self.batch.place, self.batch.next_len);
         let (mut ended, mut ending) = (0, self.batch.is_final);
+        let hashed = self.table.hashed_count() > 0;
+        if hashed && ending {
+            for &line in &self.batch.lines[..count.min(CELLS_AHEAD)] {
+                self.table.prefetch_cells(Line(line));
+            }
+        }
         for index in 0..count {
             if index < next_len {
-                self.table.slab.prefetch_line(self.batch.next_lines[index], ending);
+                self.prefetch_line(self.batch.next_lines[index], ending);
+            }
+            if hashed && ending && index + CELLS_AHEAD < count {
+                self.table.prefetch_cells(Line(self.batch.lines[index + CELLS_AHEAD]));
             }
             let line = Line(self.batch.lines[index]);
             if self.table.slab.filing(line).is_in(place) {
@@ -140,7 +173,7 @@ impl Shard {
             }
         }
         for index in count..next_len {
-            self.table.slab.prefetch_line(self.batch.next_lines[index], ending);
+            self.prefetch_line(self.batch.next_lines[index], ending);
         }
         ended
     }

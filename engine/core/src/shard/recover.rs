@@ -9,6 +9,7 @@
 
 use tenure_planted::Bug;
 
+use super::coming::Coming;
 use super::{Phase, Shard};
 use crate::entry::{HAS_ITEMS, PINNED, Slot};
 use crate::id::{GrantKey, LeaseId};
@@ -16,7 +17,7 @@ use crate::id_rule::shard_of;
 use crate::image::{ImageEntry, ImageError, ImageIter, Start};
 use crate::items::Holder;
 use crate::limits::{ITEM_COUNT_MAX, POSITION_MAX, TIME_MS_MAX, TOKEN_MAX};
-use crate::record::{Record, RecordError, RecordIter};
+use crate::record::{DeadlineEntries, Record, RecordError, RecordIter};
 use crate::time::{Position, Time, Token};
 use std::fmt;
 
@@ -49,6 +50,22 @@ const FOREIGN: &str = "lease of another shard";
 const TOO_MANY: &str = "more leases than this shard has slots for";
 const AT_ODDS: &str = "grant of a lease that lives";
 
+/// The leases that these records grant, in their order.
+fn grants_of(records: RecordIter<'_>) -> impl Iterator<Item = Option<LeaseId>> {
+    records.map(|next| match next {
+        Ok((_, Record::Grant { id, .. })) => Some(id),
+        _ => None,
+    })
+}
+
+/// The leases of a chunk, in its order.
+fn leases_of(chunk: &[u8]) -> impl Iterator<Item = Option<LeaseId>> {
+    ImageIter::new(chunk).map(|next| match next {
+        Ok((_, ImageEntry::Lease { id, .. })) => Some(id),
+        _ => None,
+    })
+}
+
 impl Shard {
     /// Loads the next chunk of this shard's image.
     ///
@@ -59,7 +76,9 @@ impl Shard {
     /// When the shard is serving already.
     pub fn load_image(&mut self, chunk: &[u8]) -> Result<(), ImageError> {
         self.begin_recovery();
+        let mut coming = Coming::new(leases_of(chunk), self);
         for entry in ImageIter::new(chunk) {
+            coming.step(self);
             let (offset, entry) = entry?;
             self.load(&entry).map_err(|reason| ImageError { offset, reason })?;
         }
@@ -110,8 +129,10 @@ impl Shard {
         let mut time = time;
         self.clock = self.clock.max(time);
         let mut records = RecordIter::new(first, records);
+        let mut coming = Coming::new(grants_of(records.clone()), self);
         let mut offset = 0;
         while let Some(next) = records.next() {
+            coming.step(self);
             let (position, record) = next?;
             let tail = Position(first.0.saturating_add(records.offset() as u64));
             if let Record::Clock { time: later } = record {
@@ -332,26 +353,18 @@ impl Shard {
                 self.replay_grant(Holder { token: Token(position.0), id }, ttl_ms, deadline, chosen, key)?;
             }
             Record::Ended { ref entries, .. } => {
+                let mut coming = Coming::new(entries.clone().map(|(id, _)| Some(id)), self);
                 for (id, token) in entries.clone() {
+                    coming.step(self);
                     if let Some(slot) = self.table.find_exact(id, token) {
                         self.forget(slot);
                     }
                 }
             }
             Record::Checkpoint { ref entries } | Record::Renewal { exact: true, ref entries } => {
-                for (id, token, deadline) in entries.clone() {
-                    if let Some(slot) = self.table.find_exact(id, token) {
-                        self.pin(slot, self.table.ttl_ms(slot), Some(deadline));
-                    }
-                }
+                self.pin_each(entries, true);
             }
-            Record::Renewal { exact: false, ref entries } => {
-                for (id, token, _) in entries.clone() {
-                    if let Some(slot) = self.table.find_exact(id, token) {
-                        self.pin(slot, self.table.ttl_ms(slot), None);
-                    }
-                }
-            }
+            Record::Renewal { exact: false, ref entries } => self.pin_each(entries, false),
             Record::Attach { id, token, item } => {
                 self.check_counted()?;
                 if let Some(slot) = self.table.find_exact(id, token) {
@@ -380,6 +393,17 @@ impl Shard {
             Record::Demote => self.role = crate::config::Role::Standby,
         }
         Ok(())
+    }
+
+    /// Each lease gets the deadline that stands beside it, or none.
+    fn pin_each(&mut self, entries: &DeadlineEntries<'_>, exact: bool) {
+        let mut coming = Coming::new(entries.clone().map(|(id, ..)| Some(id)), self);
+        for (id, token, deadline) in entries.clone() {
+            coming.step(self);
+            if let Some(slot) = self.table.find_exact(id, token) {
+                self.pin(slot, self.table.ttl_ms(slot), exact.then_some(deadline));
+            }
+        }
     }
 
     /// Takes an item from the live lease that has it.

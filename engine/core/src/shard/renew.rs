@@ -187,7 +187,7 @@ impl Shard {
 
     /// The key of an id that can only be found through the index.
     #[inline(always)]
-    fn key_ahead(&self, id: LeaseId) -> Option<Key> {
+    pub(super) fn key_ahead(&self, id: LeaseId) -> Option<Key> {
         let (slot, generation) = self.table.decode(id);
         let may_be_direct = generation != u32::MAX && (slot as usize) < self.table.slab.len();
         if may_be_direct { None } else { self.table.key_of_chosen(id) }

@@ -120,7 +120,7 @@ impl Wheel {
         }
         // A grant pays for a few references at a time: the next few find their lines here.
         for &line in &chunk.lines[last..(chunk.len as usize).min(last + budget)] {
-            slab.prefetch_line(line, false);
+            slab.prefetch_line(line, false, false);
         }
         self.compaction.done = last as u32;
         if last == chunk.len as usize {
