@@ -10,6 +10,7 @@ use super::Shard;
 use crate::config::Role;
 use crate::entry::{Filing, LINE_SLOTS, Line, earliest_left};
 use crate::id::LeaseId;
+use crate::index::Key;
 use crate::outcome::{Progress, Revoked};
 use crate::record::{Cause, RecordBuffer};
 use crate::refusal::{Answer, Refusal};
@@ -68,12 +69,15 @@ impl Shard {
         self.enter(now);
         self.require_primary()?;
         let mut after = Position::ZERO;
+        let hashed = self.table.hashed_count() > 0;
+        let mut keys = [None; AHEAD];
+        // Step k fetches the cell of id k, the entry of id k - AHEAD, and revokes id k - 2 AHEAD.
         for step in 0..ids.len() + 2 * AHEAD {
-            if let Some(&id) = ids.get(step) {
-                self.prefetch(id);
-            }
             if let Some(&id) = step.checked_sub(AHEAD).and_then(|index| ids.get(index)) {
-                self.prefetch_end(id);
+                self.prefetch_end(id, keys[step % AHEAD]);
+            }
+            if hashed {
+                keys[step % AHEAD] = ids.get(step).and_then(|&id| self.key_ahead(id));
             }
             let Some(index) = step.checked_sub(2 * AHEAD) else { continue };
             let id = ids[index];
@@ -88,10 +92,10 @@ impl Shard {
         Ok(after)
     }
 
-    /// Fetches what the end of the lease with this id will touch; `prefetch` came some time before.
-    #[inline]
-    fn prefetch_end(&self, id: LeaseId) {
-        let slot = match self.key_ahead(id) {
+    /// Fetches what the end of the lease with this id will touch; `key` is that of an id only the index knows.
+    #[inline(always)]
+    fn prefetch_end(&self, id: LeaseId, key: Option<Key>) {
+        let slot = match key {
             Some(key) => self.table.guess_chosen(key).map(|slot| slot.0),
             None => Some(self.table.decode(id).0),
         };
@@ -186,20 +190,31 @@ impl Shard {
         let (ended, filing) = match earliest_left(self.table.slab.line(line), base as u32) {
             Some(u64::MAX) => (0, Filing::NONE),
             Some(left) if left > horizon - base => (0, self.wheel.file(line, base + left)),
-            _ => (self.end_overdue(line, horizon, now, log), self.file_line(line)),
+            _ => {
+                let (ended, earliest) = self.end_overdue(line, horizon, now, log);
+                (ended, earliest.map_or(Filing::NONE, |earliest| self.wheel.file(line, earliest)))
+            }
         };
         self.table.slab.set_filing(line, filing);
         ended
     }
 
-    fn end_overdue(&mut self, line: Line, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
-        let mut ended = 0;
+    /// Ends what is overdue in a line: how many leases that were, and the earliest deadline that is left.
+    fn end_overdue(
+        &mut self,
+        line: Line,
+        horizon: u64,
+        now: Time,
+        log: &mut RecordBuffer,
+    ) -> (usize, Option<u64>) {
+        let (mut ended, mut earliest) = (0, None);
         for slot in line.slots() {
             if !self.table.entry(slot).is_live() {
                 continue;
             }
             let deadline = self.deadline(slot);
             if deadline > horizon {
+                earliest = Some(earliest.map_or(deadline, |earliest: u64| earliest.min(deadline)));
                 continue;
             }
             log.stamp(now);
@@ -212,6 +227,6 @@ impl Shard {
             self.end(slot, if planted { Cause::Revoked } else { Cause::Expired }, log);
             ended += 1;
         }
-        ended
+        (ended, earliest)
     }
 }

@@ -76,7 +76,7 @@ impl Shard {
     /// When the shard is serving already.
     pub fn load_image(&mut self, chunk: &[u8]) -> Result<(), ImageError> {
         self.begin_recovery();
-        let mut coming = Coming::new(leases_of(chunk), self);
+        let mut coming = Coming::of_new(leases_of(chunk), self);
         for entry in ImageIter::new(chunk) {
             coming.step(self);
             let (offset, entry) = entry?;
@@ -129,7 +129,7 @@ impl Shard {
         let mut time = time;
         self.clock = self.clock.max(time);
         let mut records = RecordIter::new(first, records);
-        let mut coming = Coming::new(grants_of(records.clone()), self);
+        let mut coming = Coming::of_new(grants_of(records.clone()), self);
         let mut offset = 0;
         while let Some(next) = records.next() {
             coming.step(self);
