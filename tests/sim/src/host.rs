@@ -4,7 +4,7 @@
 //! handed to the disk, what is to be sent put on the links. A failed log write ends the process, as it does
 //! outside.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tenure::simulation::Cores;
@@ -70,14 +70,7 @@ impl Host {
     /// As of the engine.
     pub fn start(config: &Config, disk: &Arc<SimDisk>, clock: &ManualClock) -> Result<Host, OpenError> {
         let cores = Cores::open(config, Arc::new(Mounted(Arc::clone(disk))))?;
-        let mut serving = ServeConfig { engine: config.clone(), ..ServeConfig::default() };
-        serving.limits.frame_bytes_max = FRAME_BYTES_MAX;
-        serving.limits.window = 64;
-        serving.limits.batch_ids_max = 4_096;
-        serving.limits.grant_batch_max = 1_024;
-        serving.limits.list_page_max = 7;
-        serving.send_bytes_max = SEND_BYTES_MAX;
-        let house = House::new(serving, clock);
+        let house = House::new(ServeConfig { engine: config.clone(), ..serving() }, clock);
         house.opened(cores.handle().clone(), 0);
         let fronts = (0..cores.shard_count()).map(|core| house.front(cores.look(core))).collect();
         let ended = vec![false; usize::from(cores.shard_count())];
@@ -337,6 +330,23 @@ impl Host {
     pub fn close(self) {
         self.cores.close();
     }
+}
+
+/// Settings of the server. They come out of their text once: a start of a simulated server is a matter of
+/// microseconds, and reading the defaults would be a good part of it.
+fn serving() -> ServeConfig {
+    static SERVING: OnceLock<ServeConfig> = OnceLock::new();
+    let serving = SERVING.get_or_init(|| {
+        let mut serving = ServeConfig::default();
+        serving.limits.frame_bytes_max = FRAME_BYTES_MAX;
+        serving.limits.window = 64;
+        serving.limits.batch_ids_max = 4_096;
+        serving.limits.grant_batch_max = 1_024;
+        serving.limits.list_page_max = 7;
+        serving.send_bytes_max = SEND_BYTES_MAX;
+        serving
+    });
+    serving.clone()
 }
 
 /// `lease <id> token <n> ttl <n>ms [until <n>ms] "item" …`

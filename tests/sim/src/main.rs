@@ -1,12 +1,16 @@
 //! `cargo sim`: runs seeds of the simulator.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tenure_sim::plan::{Plan, Profile};
 use tenure_sim::shrink::shrink;
-use tenure_sim::sweep::{Amount, run, sweep};
+use tenure_sim::sweep::{Amount, Sum, run, sweep};
+
+/// How often a long run says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs Tenure on a simulated clock, disk and network, one seed at a time, and checks every invariant of the
 /// lease contract. Exit code 0: nothing was violated; 1: something was, and the command that repeats it is
@@ -114,20 +118,30 @@ fn main() -> ExitCode {
         (None, seeds) => Amount::Seeds(seeds.unwrap_or(1_000)),
     };
     let started = Instant::now();
-    let sum = sweep(arguments.from, amount, arguments.jobs.max(1), profile, &adjust);
-    let seconds = started.elapsed().as_secs_f64().max(1e-9);
-    println!(
-        "{} seeds, {} crashes and recoveries, {} steps in {seconds:.1} s: {:.0} seeds/s, {:.0} crashes/s",
-        sum.seeds,
-        sum.crashes,
-        sum.steps,
-        sum.seeds as f64 / seconds,
-        sum.crashes as f64 / seconds
-    );
+    let next_line = Mutex::new(PROGRESS_INTERVAL);
+    let told = |sum: &Sum| {
+        let mut next_line = next_line.lock().expect("nobody fails while telling");
+        if started.elapsed() >= *next_line {
+            *next_line = started.elapsed() + PROGRESS_INTERVAL;
+            eprintln!("... {}", describe(sum, started));
+        }
+    };
+    let sum = sweep(arguments.from, amount, arguments.jobs.max(1), profile, &adjust, &told);
+    println!("{}", describe(&sum, started));
     match sum.failure {
         Some((seed, text)) => verdict(seed, Some(&text), profile),
         None => ExitCode::SUCCESS,
     }
+}
+
+fn describe(sum: &Sum, started: Instant) -> String {
+    let seconds = started.elapsed().as_secs_f64().max(1e-9);
+    let Sum { seeds, crashes, steps, .. } = sum;
+    let (seed_rate, crash_rate) = (*seeds as f64 / seconds, *crashes as f64 / seconds);
+    format!(
+        "{seeds} seeds, {crashes} crashes and recoveries, {steps} steps in {seconds:.1} s: \
+         {seed_rate:.0} seeds/s, {crash_rate:.0} crashes/s"
+    )
 }
 
 fn print_shrunk(seed: u64, plan: &Plan, profile: Profile, bug: Option<&str>) -> ExitCode {

@@ -65,7 +65,8 @@ pub enum Amount {
     Crashes(u64),
 }
 
-/// Runs seeds from `first` on over `jobs` threads, stopping at the first failure.
+/// Runs seeds from `first` on over `jobs` threads, stopping at the first failure. `told` hears the sum after
+/// each seed.
 #[must_use]
 pub fn sweep(
     first: u64,
@@ -73,6 +74,7 @@ pub fn sweep(
     jobs: usize,
     profile: Profile,
     adjust: &(dyn Fn(&mut Plan) + Sync),
+    told: &(dyn Fn(&Sum) + Sync),
 ) -> Sum {
     let next = AtomicU64::new(first);
     let sum = Mutex::new(Sum::default());
@@ -103,6 +105,7 @@ pub fn sweep(
                     {
                         sum.failure = Some((seed, text));
                     }
+                    told(&sum);
                 }
             });
         }

@@ -294,13 +294,7 @@ impl World {
     }
 
     fn client_acts(&mut self, index: usize) -> Verdict {
-        let mut client =
-            std::mem::replace(&mut self.clients[index], Client::new(index, &mut Random::new(0, 0)));
-        let mut links = std::mem::take(&mut self.links);
-        let verdict = client.act(&mut links, &mut self.scene());
-        self.links = links;
-        self.clients[index] = client;
-        verdict
+        self.with_client(index, |client, links, scene| client.act(links, scene))
     }
 
     /// Some bytes reach a client, all that there are when not `in_pieces`.
@@ -322,13 +316,19 @@ impl World {
         if self.clients[owner].link != Some(index) {
             return Ok(());
         }
-        let mut client =
-            std::mem::replace(&mut self.clients[owner], Client::new(owner, &mut Random::new(0, 0)));
-        let mut links = std::mem::take(&mut self.links);
-        let verdict = client.receive(&bytes, &mut links, &mut self.scene());
-        self.links = links;
-        self.clients[owner] = client;
-        verdict
+        self.with_client(owner, |client, links, scene| client.receive(&bytes, links, scene))
+    }
+
+    /// Lets a client act on the links and on everything else that it sees.
+    fn with_client<T>(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut Client, &mut Vec<Link>, &mut Scene<'_>) -> T,
+    ) -> T {
+        let (mut clients, mut links) = (std::mem::take(&mut self.clients), std::mem::take(&mut self.links));
+        let outcome = act(&mut clients[index], &mut links, &mut self.scene());
+        (self.clients, self.links) = (clients, links);
+        outcome
     }
 
     fn scene(&mut self) -> Scene<'_> {

@@ -19,14 +19,14 @@ fn the_same_seed_twice_is_the_same_to_the_byte() {
 
 #[test]
 fn crashes_lose_nothing_that_was_acknowledged() {
-    let sum = sweep(1, Amount::Crashes(3_000), 2, Profile::Crashes, &|_| {});
+    let sum = sweep(1, Amount::Crashes(3_000), 2, Profile::Crashes, &|_| {}, &|_| {});
     assert_eq!(sum.failure, None, "repeat: cargo sim SEED --profile crashes --trace");
     assert!(sum.crashes >= 3_000);
 }
 
 #[test]
 fn swarms_of_faults_break_no_invariant_and_heal() {
-    let sum = sweep(1_000, Amount::Seeds(60), 2, Profile::Swarm, &|_| {});
+    let sum = sweep(1_000, Amount::Seeds(60), 2, Profile::Swarm, &|_| {}, &|_| {});
     assert_eq!(sum.failure, None, "repeat: cargo sim SEED --trace");
 }
 

@@ -205,10 +205,8 @@ impl World {
     /// Leases expire while a client asks for something that must be written in every turn.
     fn storm(&mut self) -> Verdict {
         for round in 0..STORM_ROUNDS {
-            let mut client = self.take_client(0);
-            let asked = if round == 0 { (4, 5) } else { (1, 3_000) };
-            client.grant_some(asked.0, asked.1, &mut self.scene());
-            self.clients[0] = client;
+            let (count, ttl_ms) = if round == 0 { (4, 5) } else { (1, 3_000) };
+            self.with_client(0, |client, _, scene| client.grant_some(count, ttl_ms, scene));
             self.round(round)?;
             self.pass(30);
         }
@@ -228,11 +226,9 @@ impl World {
         if !standby {
             return false;
         }
-        let mut client = self.take_client(0);
-        client.promote(0, &mut self.scene());
+        self.with_client(0, |client, _, scene| client.promote(0, scene));
         // A full disk refuses, and is tried again each second.
         self.pass(20);
-        self.clients[0] = client;
         true
     }
 
@@ -242,17 +238,10 @@ impl World {
         if patient.is_empty() {
             return false;
         }
-        let mut client = self.take_client(0);
-        client.revoke_all(&patient, &mut self.scene());
+        self.with_client(0, |client, _, scene| client.revoke_all(&patient, scene));
         // A full disk refuses, and is tried again each second.
         self.pass(20);
-        self.clients[0] = client;
         true
-    }
-
-    fn take_client(&mut self, index: usize) -> crate::client::Client {
-        let stand_in = crate::client::Client::new(index, &mut crate::random::Random::new(0, 0));
-        std::mem::replace(&mut self.clients[index], stand_in)
     }
 
     /// Nothing moves and nothing is due.
