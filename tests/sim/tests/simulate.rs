@@ -38,3 +38,11 @@ fn recovery_from_a_snapshot_stops_at_a_lost_write() {
     let report = run(Plan::draw(1_062, Profile::Swarm), false);
     assert_eq!(report.failure, None);
 }
+
+/// A grant is repeated while another lease of its ID still lived when it was asked: what that one had been
+/// promised is not the answered one's. The simulator once held it against the engine.
+#[test]
+fn a_repeated_grant_is_judged_by_its_own_promise() {
+    let report = run(Plan::draw(100_936, Profile::Swarm), false);
+    assert_eq!(report.failure, None);
+}

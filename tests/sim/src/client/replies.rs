@@ -30,6 +30,8 @@ impl Client {
                 if grant.sequence != 0 && !self.granted.contains(&grant) {
                     self.granted.push(grant);
                 }
+                // What another lease of that ID was promised, which has ended since, is not this one's.
+                let promised_ms = if known == Some(told.key) { promised_ms } else { 0 };
                 scene.oracle.granted(number, grant, &told, (sent_ms, promised_ms), scene.now_ms)?;
                 if hold {
                     let trusted = trusted_ms(told.ttl_ms).saturating_sub(told.ttl_ms - told.remaining_ms);
