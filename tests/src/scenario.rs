@@ -18,10 +18,22 @@
 //! log and must dump the same (S4). `TENURE_SCENARIOS=write` rewrites the indented lines; read the
 //! difference before you commit it.
 
+pub mod command;
 mod render;
 mod stage;
 
 use stage::Stage;
+
+use crate::tree;
+
+/// Who carries out the commands of a scenario. One shard is (see [`play`]); the simulator has a whole world
+/// that speaks the same language.
+pub trait Performer {
+    /// Carries out one line and tells what happened.
+    fn perform(&mut self, line: &str) -> Vec<String>;
+    /// The story is over: checks what must hold then.
+    fn finish(&mut self);
+}
 
 /// What became of a scenario.
 #[derive(Debug)]
@@ -32,13 +44,20 @@ pub struct Played {
     pub difference: Option<(usize, String, String)>,
 }
 
-/// Plays the scenario of a text.
+/// Plays the scenario of a text on one shard.
 ///
 /// # Panics
 /// On a command that makes no sense, and when an invariant does not hold.
 #[must_use]
 pub fn play(text: &str) -> Played {
-    let mut stage = Stage::default();
+    play_on(&mut Stage::default(), text)
+}
+
+/// Plays the scenario of a text on a stage.
+///
+/// # Panics
+/// On a command that makes no sense, and when an invariant does not hold.
+pub fn play_on(stage: &mut dyn Performer, text: &str) -> Played {
     let mut played = String::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -55,9 +74,30 @@ pub fn play(text: &str) -> Played {
             played.push('\n');
         }
     }
-    stage.check_replay();
+    stage.finish();
     let difference = first_difference(text, &played);
     Played { text: played, difference }
+}
+
+/// Plays one file and says how it went otherwise than told, if it did; with `TENURE_SCENARIOS=write` writes
+/// down how it went instead.
+///
+/// # Panics
+/// As [`play_on`], and when the file cannot be written.
+pub fn check(stage: &mut dyn Performer, file: &tree::SourceFile) -> Option<String> {
+    let played = play_on(stage, &file.text);
+    if std::env::var("TENURE_SCENARIOS").is_ok_and(|mode| mode == "write") {
+        std::fs::write(tree::root().join(&file.path), &played.text).expect("the scenario can be written");
+        return None;
+    }
+    let (line, expected, happened) = played.difference?;
+    Some(format!("{}:{line}\n  told:     {expected}\n  happened: {happened}", file.path))
+}
+
+/// Plays one file on one shard, as [`check`].
+#[must_use]
+pub fn check_on_a_shard(file: &tree::SourceFile) -> Option<String> {
+    check(&mut Stage::default(), file)
 }
 
 fn first_difference(expected: &str, happened: &str) -> Option<(usize, String, String)> {

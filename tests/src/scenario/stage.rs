@@ -1,12 +1,12 @@
 //! One shard on stage: commands in, what happened out, the log kept as batches that a crash can cut.
 
-use std::collections::HashMap;
-
 use tenure_core::{
     Answer, Grant, GrantKey, LeaseId, Position, RecordBuffer, Refusal, Renewals, Role, Shard, ShardConfig,
     ShardIndex, Time,
 };
 
+use super::Performer;
+use super::command::Command;
 use super::render::Names;
 
 /// Bytes between two batches, as the log's headers take them.
@@ -37,40 +37,6 @@ impl Default for Stage {
     }
 }
 
-/// The words of a command and its `key=value` options.
-struct Command<'a> {
-    line: &'a str,
-    words: Vec<&'a str>,
-    options: HashMap<&'a str, &'a str>,
-}
-
-impl<'a> Command<'a> {
-    fn parse(line: &'a str) -> (Option<u64>, Command<'a>) {
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        let mut time = None;
-        if words[0] == "at" {
-            time = Some(words[1].parse().unwrap_or_else(|_| panic!("`{line}`: no time")));
-            words.drain(..2);
-        }
-        let options = words.iter().filter_map(|word| word.split_once('=')).collect();
-        words.retain(|word| !word.contains('='));
-        (time, Command { line, words, options })
-    }
-
-    fn number(&self, name: &str) -> Option<u64> {
-        let text = self.options.get(name)?;
-        Some(text.parse().unwrap_or_else(|_| panic!("`{}`: {name} is no number", self.line)))
-    }
-
-    fn needs(&self, name: &str) -> u64 {
-        self.number(name).unwrap_or_else(|| panic!("`{}`: {name}= is missing", self.line))
-    }
-
-    fn word(&self, index: usize) -> &'a str {
-        self.words.get(index).unwrap_or_else(|| panic!("`{}`: too short", self.line))
-    }
-}
-
 impl Stage {
     fn new(config: ShardConfig) -> Stage {
         Stage {
@@ -84,8 +50,7 @@ impl Stage {
         }
     }
 
-    /// Carries out one line and tells what happened.
-    pub(super) fn perform(&mut self, line: &str) -> Vec<String> {
+    fn carry_out(&mut self, line: &str) -> Vec<String> {
         let (time, command) = Command::parse(line);
         if let Some(time) = time {
             assert!(Time(time) >= self.now, "`{line}`: S6 time-forward, also in a scenario");
@@ -364,13 +329,23 @@ impl Stage {
     }
 
     /// S4: the log, replayed, is the live state.
-    pub(super) fn check_replay(&self) {
+    fn check_replay(&self) {
         let mut again = self.replayed();
         again.recovered(self.now);
         let (mut live, mut replayed) = (String::new(), String::new());
         self.shard.dump(&mut live);
         again.dump(&mut replayed);
         assert_eq!(live, replayed, "S4 replay-equal");
+    }
+}
+
+impl Performer for Stage {
+    fn perform(&mut self, line: &str) -> Vec<String> {
+        self.carry_out(line)
+    }
+
+    fn finish(&mut self) {
+        self.check_replay();
     }
 }
 
