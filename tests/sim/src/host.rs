@@ -41,6 +41,8 @@ pub struct Host {
     touched: Vec<u64>,
     buffer: Vec<u8>,
     durably: bool,
+    /// What a connection may hold unsent, and what one turn may add to it.
+    unsent_bytes_max: (usize, usize),
 }
 
 /// A log write in flight.
@@ -49,7 +51,8 @@ pub struct Write {
     core: u16,
     id: u64,
     disk_id: u64,
-    length: usize,
+    /// Bytes.
+    pub length: usize,
 }
 
 /// What a turn came to.
@@ -69,8 +72,23 @@ impl Host {
     /// # Errors
     /// As of the engine.
     pub fn start(config: &Config, disk: &Arc<SimDisk>, clock: &ManualClock) -> Result<Host, OpenError> {
+        Host::start_serving(ServeConfig { engine: config.clone(), ..serving() }, disk, clock)
+    }
+
+    /// Starts a server with settings of its own.
+    ///
+    /// # Errors
+    /// As of the engine.
+    pub fn start_serving(
+        serving: ServeConfig,
+        disk: &Arc<SimDisk>,
+        clock: &ManualClock,
+    ) -> Result<Host, OpenError> {
+        let config = &serving.engine;
+        let (durability, frame_bytes_max) = (config.durability, serving.limits.frame_bytes_max);
+        let send_bytes_max = serving.send_bytes_max;
         let cores = Cores::open(config, Arc::new(Mounted(Arc::clone(disk))))?;
-        let house = House::new(ServeConfig { engine: config.clone(), ..serving() }, clock);
+        let house = House::new(serving, clock);
         house.opened(cores.handle().clone(), 0);
         let fronts = (0..cores.shard_count()).map(|core| house.front(cores.look(core))).collect();
         let ended = vec![false; usize::from(cores.shard_count())];
@@ -87,7 +105,8 @@ impl Host {
             base_ms,
             touched: Vec::new(),
             buffer: Vec::new(),
-            durably: config.durability == tenure::Durability::Always,
+            durably: durability == tenure::Durability::Always,
+            unsent_bytes_max: (send_bytes_max, 4 * frame_bytes_max as usize),
         })
     }
 
@@ -213,7 +232,7 @@ impl Host {
         self.buffer.clear();
         if link.sending == 0 && self.fronts[usize::from(core)].take_outgoing(key, &mut self.buffer) {
             link.sending = self.buffer.len();
-            s8_bounded::unsent(self.buffer.len(), SEND_BYTES_MAX, 4 * FRAME_BYTES_MAX as usize)?;
+            s8_bounded::unsent(self.buffer.len(), self.unsent_bytes_max.0, self.unsent_bytes_max.1)?;
             link.to_client.extend(&self.buffer);
         }
         Ok(())
