@@ -383,7 +383,8 @@ impl Session {
     pub(crate) fn overdue(&self, desk: &Desk) -> Option<Refusal> {
         let config = &desk.shared.config;
         let since = |at: u64| u128::from(desk.now_ms.saturating_sub(at));
-        let stuffed = self.unsent_bytes() > 0
+        // What the driver has not taken yet waits for us: after a long silence that may be much at once.
+        let stuffed = self.sending_bytes > 0
             && (self.paused
                 || self.unsent_bytes() >= limits::EVENT_BYTES_AHEAD.min(config.send_bytes_max / 2));
         if stuffed && since(self.sent_at_ms) > config.slow_reader_timeout.as_millis() {
