@@ -23,7 +23,8 @@ use tenure::simulation::{Access, Disk, DiskFile, Entry, Sizes};
 
 use crate::random::Random;
 pub use image::SECTOR_BYTES;
-use image::{Image, InodeId, Survival};
+pub use image::Survival;
+use image::{Image, InodeId};
 
 /// What ends the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ struct State {
     /// Bytes that files may have in all.
     capacity: u64,
     in_flight: Vec<InFlight>,
+    /// How much of everything survives a crash; drawn for each thing when nobody says.
+    survival: Option<Survival>,
     write_next: u64,
     /// What was done, for people.
     story: Option<Vec<String>>,
@@ -85,6 +88,7 @@ impl SimDisk {
             dead: false,
             capacity: u64::MAX,
             in_flight: Vec::new(),
+            survival: None,
             write_next: 0,
             story: None,
         };
@@ -115,6 +119,13 @@ impl SimDisk {
     pub fn fail_in(&self, nth: u64) {
         let mut state = self.lock_state();
         state.fails_at = Some(state.changes + nth);
+    }
+
+    /// Lets the power fail in the middle of the change with this number, and this much of everything that is
+    /// not durable then survive; `None`: as it is drawn.
+    pub fn fail_at(&self, change: u64, survival: Option<Survival>) {
+        let mut state = self.lock_state();
+        (state.fails_at, state.survival) = (Some(change), survival);
     }
 
     /// Nothing goes wrong any more.
@@ -167,7 +178,7 @@ impl SimDisk {
         state.in_flight.sort_unstable_by_key(|write| write.id);
         for write in std::mem::take(&mut state.in_flight) {
             // The subset that a write in flight leaves: all, none, or any of its sectors.
-            let survival = Survival::draw(random);
+            let survival = state.survival.unwrap_or_else(|| Survival::draw(random));
             for (index, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
                 if survival.keeps(random) {
                     let offset = write.offset + (index * SECTOR_BYTES) as u64;
@@ -176,11 +187,12 @@ impl SimDisk {
             }
         }
         match failure {
-            Failure::Power => state.image.lose_unsynced(random),
+            Failure::Power => state.image.lose_unsynced(random, state.survival),
             Failure::Kill => state.image.sync_everything(),
         }
         state.image.forget_unnamed();
         state.fails_at = None;
+        state.survival = None;
         state.dead = false;
         state.capacity = u64::MAX;
     }
@@ -221,6 +233,7 @@ impl SimDisk {
             dead: false,
             capacity: u64::MAX,
             in_flight: Vec::new(),
+            survival: None,
             write_next: 0,
             story: None,
         };

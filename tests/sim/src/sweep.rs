@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::plan::{Plan, Profile};
-use crate::world::{Report, World};
+use crate::world::{Report, Script, World};
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -41,6 +41,22 @@ pub fn run(plan: Plan, keeps_trace: bool) -> Report {
         Err(_) => Err(PANIC.with(|panic| panic.borrow_mut().take()).unwrap_or_default()),
     };
     world.report(verdict)
+}
+
+/// Plays a script in the setting of a plan, to its end or to where it is cut off and on from there. Returns
+/// how many disk operations it has, and how often the process crashed.
+///
+/// # Errors
+/// What was broken: the text begins with the invariant's name.
+pub fn play(plan: Plan, script: Script<'_>) -> Result<(u64, u64), String> {
+    listen_to_panics();
+    #[cfg(feature = "planted")]
+    tenure_planted::plant(plan.bug);
+    let mut world = World::new(plan, false);
+    match catch_unwind(AssertUnwindSafe(|| world.play(script))) {
+        Ok(outcome) => outcome.map(|operations| (operations, world.crashes)),
+        Err(_) => Err(PANIC.with(|panic| panic.borrow_mut().take()).unwrap_or_default()),
+    }
 }
 
 /// What many seeds came to.

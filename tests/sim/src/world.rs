@@ -6,6 +6,7 @@
 
 mod faults;
 mod heal;
+mod script;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::plan::{ACTIONS, Action, Plan, Profile};
 use crate::random::Random;
 use crate::streams::Streams;
 use crate::trace::Trace;
+pub use script::{Cut, Script};
 
 /// A seed under way.
 pub struct World {
@@ -66,6 +68,8 @@ pub struct World {
     calm_since_ms: u64,
     /// Number of shards of the next start, when it is another.
     reshard_to: Option<u16>,
+    /// Where the script is cut off, if this is one.
+    cut: Option<Cut>,
     /// Dumps when the last process ended in order.
     dumps_at_end: Option<String>,
     /// Starts of the engine on what a crash left.
@@ -123,6 +127,7 @@ impl World {
             calm_round: u64::MAX,
             calm_since_ms: 0,
             reshard_to: None,
+            cut: None,
             dumps_at_end: None,
             crashes: 0,
             steps: 0,
@@ -294,7 +299,7 @@ impl World {
     }
 
     fn client_acts(&mut self, index: usize) -> Verdict {
-        self.with_client(index, |client, links, scene| client.act(links, scene))
+        self.with_client(index, Client::act)
     }
 
     /// Some bytes reach a client, all that there are when not `in_pieces`.

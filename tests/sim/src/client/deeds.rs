@@ -69,6 +69,11 @@ impl Client {
             hit
         });
         let Some(((deed, _), _)) = drawn else { return };
+        self.carry_out(*deed, scene);
+    }
+
+    /// Asks for something of this kind, about whatever chance picks.
+    pub fn carry_out(&mut self, deed: Deed, scene: &mut Scene<'_>) {
         match deed {
             Deed::Grant if scene.random.permille(150) => self.grant_again(scene),
             Deed::Grant => self.grant(0, scene),

@@ -53,11 +53,15 @@ enum Change {
 }
 
 /// How much of something survives: drawn once for each thing, so that all-or-nothing is as likely as a mix.
-#[derive(Clone, Copy)]
-pub(super) enum Survival {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survival {
+    /// Everything: as if it had been synced.
     All,
+    /// Nothing.
     None,
+    /// Each piece or not.
     Half,
+    /// Most pieces.
     Most,
 }
 
@@ -248,16 +252,20 @@ impl Image {
     }
 
     /// The power fails.
-    pub(super) fn lose_unsynced(&mut self, random: &mut Random) {
+    pub(super) fn lose_unsynced(&mut self, random: &mut Random, survival: Option<Survival>) {
         for directory in self.dirs.values_mut() {
-            let kept = random.index(directory.unsynced.len() + 1);
+            let kept = match survival {
+                Some(Survival::All) => directory.unsynced.len(),
+                Some(Survival::None) => 0,
+                _ => random.index(directory.unsynced.len() + 1),
+            };
             for change in directory.unsynced.drain(..).take(kept) {
                 Directory::apply(&mut directory.durable, &change);
             }
             directory.live.clone_from(&directory.durable);
         }
         for inode in self.inodes.iter_mut().flatten() {
-            inode.lose_unsynced(random);
+            inode.lose_unsynced(random, survival);
         }
     }
 
@@ -344,11 +352,11 @@ impl Image {
 }
 
 impl Inode {
-    fn lose_unsynced(&mut self, random: &mut Random) {
+    fn lose_unsynced(&mut self, random: &mut Random, survival: Option<Survival>) {
         if self.before.is_empty() && self.live.len() == self.durable_len {
             return;
         }
-        let survival = Survival::draw(random);
+        let survival = survival.unwrap_or_else(|| Survival::draw(random));
         for (sector, bytes) in std::mem::take(&mut self.before) {
             if !survival.keeps(random) {
                 let from = sector * SECTOR_BYTES;
