@@ -74,7 +74,7 @@ enum Asked {
     Detach { item: String, shard: u16, key: Key },
     LeaseOf,
     Subscribe { shard: u16 },
-    Promote { extend_ms: u64, before: Vec<(Key, u64)> },
+    Promote { extend_ms: u64, before: Vec<(Key, u64)>, number: u64 },
     Demote,
     Other,
 }

@@ -76,6 +76,8 @@ pub struct Oracle {
     pub revoking: BTreeMap<u64, u32>,
     /// Changes of role without an answer.
     pub roles_under_way: u32,
+    /// Changes of role ever asked for.
+    pub roles_asked: u64,
     /// Extensions of all promotions that may have happened.
     pub extends_ms: u64,
 }

@@ -46,3 +46,11 @@ fn a_repeated_grant_is_judged_by_its_own_promise() {
     let report = run(Plan::draw(100_936, Profile::Swarm), false);
     assert_eq!(report.failure, None);
 }
+
+/// Two promotions race, and the shorter one comes first: the longer one finds a primary and extends nothing.
+/// The simulator once took it for a promise.
+#[test]
+fn a_promotion_that_came_second_promises_nothing() {
+    let report = run(Plan::draw(306_937, Profile::Swarm), false);
+    assert_eq!(report.failure, None);
+}

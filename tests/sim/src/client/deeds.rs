@@ -126,6 +126,7 @@ impl Client {
             Deed::Demote => {
                 if self.ask(scene, None, &Request::Demote, Asked::Demote) {
                     scene.oracle.roles_under_way += 1;
+                    scene.oracle.roles_asked += 1;
                 }
             }
             Deed::Info => {
@@ -148,9 +149,10 @@ impl Client {
     pub fn promote(&mut self, extend_ms: u64, scene: &mut Scene<'_>) {
         let live = scene.oracle.live().filter(|_| scene.all_standby);
         let before = live.map(|(key, lease)| (*key, lease.promised_ms)).collect();
-        let asked = Asked::Promote { extend_ms, before };
+        let asked = Asked::Promote { extend_ms, before, number: scene.oracle.roles_asked + 1 };
         if self.ask(scene, None, &Request::Promote { extend_ms }, asked) {
             scene.oracle.roles_under_way += 1;
+            scene.oracle.roles_asked += 1;
             scene.oracle.extends_ms += extend_ms + 1;
         }
     }

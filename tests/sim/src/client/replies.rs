@@ -160,9 +160,10 @@ impl Client {
                 dead(key.0, known, refusal, scene)
             }
             (Asked::LeaseOf, Response::LeaseOf(Some((id, token)))) => living((id.0, token.0), sent_ms, scene),
-            (Asked::Promote { extend_ms, before }, response) => {
+            (Asked::Promote { extend_ms, before, number }, response) => {
                 scene.oracle.roles_under_way = scene.oracle.roles_under_way.saturating_sub(1);
-                if matches!(response, Response::Promoted) {
+                // Another change of role may have come first, and then this one found a primary.
+                if matches!(response, Response::Promoted) && scene.oracle.roles_asked == number {
                     scene.oracle.extended(extend_ms, &before, sent_ms);
                 }
                 Ok(())
