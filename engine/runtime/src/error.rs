@@ -108,6 +108,18 @@ pub enum EventsError {
         /// Shards there are.
         shard_count: u16,
     },
+    /// Past events are damaged on disk. List the leases and go on from `oldest`.
+    #[error("reading the log of shard {shard} in {dir}: {reason}: list the leases and resume from {oldest}")]
+    Damaged {
+        /// Which shard.
+        shard: u16,
+        /// Data directory.
+        dir: PathBuf,
+        /// What the reader met.
+        reason: String,
+        /// First position that is still in memory.
+        oldest: u64,
+    },
     /// The log could not be read.
     #[error("reading the log of shard {shard} in {dir}: {reason}")]
     Read {

@@ -7,7 +7,7 @@ use tenure_core::{Position, Record, RecordIter, Time};
 
 use super::{EventBlock, EventHub};
 use crate::error::EventsError;
-use crate::log::{EventReader, HistoryBatch, HistoryError, ShardLog};
+use crate::log::{EventReader, HistoryBatch, HistoryError, LogError, ShardLog};
 
 /// What a read of the log files gave.
 #[derive(Debug)]
@@ -43,6 +43,12 @@ pub(super) fn read(
     let on_file = hub.on_file();
     let failed = |error: HistoryError| match error {
         HistoryError::TooOld { oldest } => EventsError::TooOld { asked: from.0, oldest: oldest.0 },
+        HistoryError::Log(LogError::Damaged(damage)) => EventsError::Damaged {
+            shard: hub.shard().0,
+            dir: source.log.dir.clone(),
+            reason: damage.to_string(),
+            oldest: hub.oldest().0,
+        },
         HistoryError::Log(error) => {
             EventsError::Read { shard: hub.shard().0, dir: source.log.dir.clone(), reason: error.to_string() }
         }

@@ -125,7 +125,9 @@ impl ShardEvents {
                 self.position = Some(history.next);
                 Ok(())
             }
-            Err(EventsError::TooOld { oldest, .. }) if self.from == From::Oldest => {
+            Err(EventsError::TooOld { oldest, .. } | EventsError::Damaged { oldest, .. })
+                if self.from == From::Oldest =>
+            {
                 self.from = From::At(Position(oldest));
                 self.position = Some(Position(oldest));
                 Ok(())

@@ -104,6 +104,9 @@ impl Subscriptions {
     }
 }
 
+/// Why a position is too old although the log was kept.
+const DAMAGED: &str = "older events are damaged on disk";
+
 impl Session {
     pub(super) fn subscribe(
         &mut self,
@@ -225,8 +228,17 @@ impl Session {
         let Some(index) = all.iter().position(asked) else { return };
         let subscription = &mut all[index];
         subscription.reading = false;
-        match read.result {
-            Ok(history) => {
+        // Damage cannot be told past: what lies before it is lost to everybody, as what is no longer kept.
+        let (oldest, why) = match &read.result {
+            Err(EventsError::Damaged { oldest, .. }) => (Some(*oldest), DAMAGED),
+            Err(EventsError::TooOld { oldest, .. }) => (Some(*oldest), ""),
+            _ => (None, ""),
+        };
+        if let (Err(error), DAMAGED) = (&read.result, why) {
+            tracing::error!(%error, "past events are damaged");
+        }
+        match (read.result, oldest) {
+            (Ok(history), _) => {
                 subscription.confirm(read.from, &mut self.out);
                 let frame_bytes_max = desk.shared.config.limits.frame_bytes_max as usize;
                 for block in &history.blocks {
@@ -236,13 +248,11 @@ impl Session {
                 subscription.told = history.next;
                 subscription.told_at_ms = desk.now_ms;
             }
-            Err(EventsError::TooOld { oldest, .. })
-                if subscription.unconfirmed && !subscription.from_oldest =>
-            {
+            (Err(_), Some(oldest)) if subscription.unconfirmed && !subscription.from_oldest => {
                 all.swap_remove(index);
-                self.refuse(id, Refusal::PositionTooOld, oldest, "", desk);
+                self.refuse(id, Refusal::PositionTooOld, oldest, why, desk);
             }
-            Err(EventsError::TooOld { oldest, .. }) => {
+            (Err(_), Some(oldest)) => {
                 let oldest = CorePosition(oldest.max(subscription.next.0));
                 if subscription.unconfirmed {
                     // Whatever is kept: it begins there.
@@ -254,7 +264,7 @@ impl Session {
                 subscription.next = oldest;
                 subscription.told = oldest;
             }
-            Err(error) => {
+            (Err(error), None) => {
                 tracing::error!(%error, "reading past events for a subscriber");
                 all.swap_remove(index);
                 self.refuse(id, Refusal::Internal, 0, "the log could not be read", desk);

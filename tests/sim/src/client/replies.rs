@@ -191,10 +191,10 @@ impl Client {
 
     fn watch_refused(&mut self, token: u64, response: &Response<'_>, scene: &Scene<'_>) -> Verdict {
         let Response::Refused(refused) = response else { return Ok(()) };
-        if refused.refusal == Refusal::Internal {
-            // What was never synced may be damaged history; at the default durability there is none.
-            self.watches.retain(|_, watch| watch.active != Some(token));
-            return s9_once::history_is_whole(scene.plan.is_durable(), refused.text);
+        // What was never synced may be damaged history; at the default durability there is none.
+        if refused.refusal == Refusal::Internal || refused.text.contains("damaged") {
+            let may_be = !scene.plan.is_durable() && refused.refusal == Refusal::PositionTooOld;
+            s9_once::history_is_whole(!may_be, refused.text)?;
         }
         for watch in self.watches.values_mut().filter(|watch| watch.active == Some(token)) {
             watch.active = None;
