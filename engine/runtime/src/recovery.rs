@@ -42,6 +42,8 @@ struct Disk {
     logs: Vec<ShardLog>,
     /// Where each log ended when its core stopped.
     ends: Vec<Arc<AtomicU64>>,
+    /// Replies leave before what they tell is on disk.
+    tells_early: bool,
 }
 
 /// One shard, recovered but not yet given a clock.
@@ -108,6 +110,8 @@ impl Store {
                 reshard::reshard(&mut dir, shard_count, config)?;
                 resharded_from = Some(before);
             }
+            // IDs and tokens that were told and lost must not be given out again.
+            Some(_) if dir.may_have_told_more()? => reshard::reshard(&mut dir, shard_count, config)?,
             Some(_) => {}
         }
         let manifest = dir.manifest().expect("created above").clone();
@@ -119,7 +123,8 @@ impl Store {
         let shards = shards.collect();
         let logs = (0..shard_count).map(|index| dir.shard_log(index)).collect();
         let ends = (0..shard_count).map(|_| Arc::default()).collect();
-        let disk = Disk { dir: Mutex::new(dir), logs, ends };
+        let tells_early = config.durability != Durability::Always;
+        let disk = Disk { dir: Mutex::new(dir), logs, ends, tells_early };
         Ok(Store { inner: Arc::new(Inner { shards, disk: Some(disk), resharded_from }) })
     }
 
@@ -153,7 +158,9 @@ impl Store {
     pub(crate) fn begin(&self, tails: &[u64]) -> Result<u32, OpenError> {
         let Some(disk) = &self.inner.disk else { return Ok(0) };
         let mut dir = disk.dir.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(dir.begin_epoch(tails)?)
+        let epoch = dir.begin_epoch(tails)?;
+        dir.note_unsynced(disk.tells_early)?;
+        Ok(epoch)
     }
 
     /// The journal of a recovered shard, ready to write, the state of its snapshots, and the work of its
@@ -189,7 +196,7 @@ impl Store {
         let Some(disk) = &self.inner.disk else { return };
         let ends: Vec<u64> = disk.ends.iter().map(|end| end.load(Ordering::Acquire)).collect();
         let mut dir = disk.dir.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = dir.record_tails(&ends) {
+        if let Err(error) = dir.record_tails(&ends).and_then(|()| dir.note_unsynced(false)) {
             // Nothing is lost: the next start finds the ends by reading.
             tracing::warn!(%error, "the clean end of the log could not be noted");
         }

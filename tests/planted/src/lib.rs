@@ -45,6 +45,7 @@ bugs! {
     SkipsEvents "S9" "a published block of events is dropped";
     ItemsStay "S9" "the first item of an ended lease does not leave";
     TokenOfOld "S9" "a grant of a known ID repeats the token";
+    TokensAgain "S9" "IDs and tokens that were told and lost are given out again";
     ExpiresLate "L1" "expiry lags two seconds behind";
     DropsReplies "L2" "a held reply is dropped";
     RepliesTwice "L2" "a held reply is sent twice";

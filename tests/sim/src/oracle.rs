@@ -126,7 +126,7 @@ impl Oracle {
             self.identified.insert(identity, told.key);
         }
         let newest = self.tokens.entry(told.key.0).or_insert(0);
-        if !told.repeated && !self.items.is_lax {
+        if !told.repeated {
             s9_once::token_is_newer(told.key, *newest, self.leases.get(&told.key))?;
         }
         *newest = (*newest).max(told.key.1);
@@ -264,7 +264,6 @@ impl Oracle {
             let overdue_ms = lease.overdue_ms.max(now_ms + found.ttl_ms + 1);
             *lease = Lease { ttl_ms: found.ttl_ms, is_known: true, overdue_ms, ..Lease::default() };
         }
-        self.tokens.clear();
         self.identified.clear();
         self.possible.clear();
         self.revoking.clear();

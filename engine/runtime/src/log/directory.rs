@@ -46,6 +46,13 @@ pub struct ShardLog {
     pub epoch: u32,
 }
 
+/// Empty file that is there while a run may have told what is not on disk.
+pub(super) const UNSYNCED_FILE: &str = "UNSYNCED";
+
+/// More than any run can have written and not synced: no machine holds a TiB of dirty pages. Positions last
+/// for eight million such ends.
+const UNSYNCED_BYTES_MAX: u64 = 1 << 40;
+
 impl DataDir {
     /// Locks `path`, creating the directory when it is missing, and reads its manifest.
     ///
@@ -113,6 +120,30 @@ impl DataDir {
         Ok(epoch)
     }
 
+    /// Whether the last run may have told what its log does not hold: it replied before writing, and did not
+    /// end in order.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn may_have_told_more(&self) -> Result<bool, LogError> {
+        let entries = self.disk.list(&self.path).map_err(LogError::io("list", &self.path))?;
+        let planted = tenure_planted::is(tenure_planted::Bug::TokensAgain);
+        Ok(entries.iter().any(|entry| entry.name == UNSYNCED_FILE) && !planted)
+    }
+
+    /// Notes durably that from now on replies may leave before they are on disk, or that none did.
+    ///
+    /// # Errors
+    /// The note could not be written or removed.
+    pub fn note_unsynced(&self, unsynced: bool) -> Result<(), LogError> {
+        if self.may_have_told_more()? == unsynced {
+            return Ok(());
+        }
+        let path = self.path.join(UNSYNCED_FILE);
+        let done = if unsynced { self.disk.write_whole(&path, b"") } else { self.disk.remove(&path) };
+        done.and_then(|()| self.disk.sync_dir(&self.path)).map_err(LogError::io("write", &path))
+    }
+
     /// Records where each shard's log ended at a clean stop, everything durable.
     ///
     /// # Errors
@@ -123,14 +154,17 @@ impl DataDir {
     }
 
     /// Makes empty folders for another set of shards, whose positions start above every recovered
-    /// tail. Nothing of the present log changes until [`adopt`](Self::adopt). The plan is of the
+    /// tail, and above all that may have been told and lost. Nothing of the present log changes until [`adopt`](Self::adopt). The plan is of the
     /// next epoch, so that its folders can never be those of a log in force.
     ///
     /// # Errors
     /// Folders could not be made.
     pub fn plan_shards(&self, generation_bases: &[u64], tails: &[u64]) -> Result<Manifest, LogError> {
         let manifest = self.listed();
-        let start = tails.iter().max().map_or(0, |tail| (tail + 1).next_multiple_of(SEGMENT_BYTES_UNIT));
+        let mut start = tails.iter().max().map_or(0, |tail| (tail + 1).next_multiple_of(SEGMENT_BYTES_UNIT));
+        if self.may_have_told_more()? {
+            start += UNSYNCED_BYTES_MAX;
+        }
         let epoch = self.next_epoch()?;
         self.remove_unlisted(manifest)?;
         let shards = self.new_shards(generation_bases, start, &format!("-e{epoch}"))?;

@@ -5,6 +5,9 @@
 //! old layout in force. Positions go on above those of every old shard, so fencing tokens still only
 //! grow. Old event positions are gone: consumers are told so and list.
 //!
+//! The same is done, with the same number of shards, when a run that replied before writing did not end in order:
+//! positions and generations then also go on above all that it may have told and lost (S9).
+//!
 //! Server-assigned IDs do not lead to slots of the new shards; those leases are found through the
 //! hash index until they end. New IDs come from generations that no shard ever issued (`issued` in
 //! the manifest), so none is issued twice.
@@ -20,12 +23,18 @@ use crate::limits::IMAGE_STEP_BYTES;
 use crate::log::disk::DiskPort;
 use crate::log::{DataDir, Manifest, SnapshotHead, SnapshotWriter, limits::HEADER_BYTES};
 
+/// Of the generations that a shard has left, one in so many is passed over when some may have been given out
+/// and lost: 8 M with one shard. A generation is used up when every slot that was ever used is used again,
+/// and a share of what is left never leaves none.
+const GENERATIONS_LOST_SHARE: u64 = 4_096;
+
 /// Rewrites `dir` for `shard_count` shards.
 pub(super) fn reshard(dir: &mut DataDir, shard_count: u16, config: &Config) -> Result<(), OpenError> {
     let manifest = dir.manifest().expect("re-sharding needs a log").clone();
     tracing::info!(from = manifest.shards.len(), to = shard_count, "re-sharding");
     let mut old = recover_all(dir, &manifest, config)?;
-    let issued = issued(&manifest, &old.shards);
+    let lost = dir.may_have_told_more()?;
+    let issued = issued(&manifest, &old.shards, lost);
     let bases = generation_bases(&issued, shard_count)?;
     let mut planned = dir.plan_shards(&bases, &old.tails)?;
     planned.issued = issued;
@@ -126,11 +135,17 @@ fn write_snapshot(
     writer.finish(head.start)?.publish().map(drop)
 }
 
-/// Every generation interval that any shard has drawn from so far.
-fn issued(manifest: &Manifest, shards: &[Shard]) -> Vec<[u64; 2]> {
+/// Every generation interval that any shard has drawn from so far; with a margin behind the last one when
+/// some may have been `lost`.
+fn issued(manifest: &Manifest, shards: &[Shard], lost: bool) -> Vec<[u64; 2]> {
     let mut issued = manifest.issued.clone();
-    let now = manifest.shards.iter().zip(shards);
-    issued.extend(now.map(|(listed, shard)| [listed.generation_base, shard.generation_next()]));
+    let count = u16::try_from(shards.len()).expect("S8: shard count is at most SHARD_COUNT_MAX");
+    for (index, (listed, shard)) in (0..).map(ShardIndex).zip(manifest.shards.iter().zip(shards)) {
+        let next = shard.generation_next();
+        let left = generation_range(index, count).end.saturating_sub(next);
+        let margin = if lost { left / GENERATIONS_LOST_SHARE } else { 0 };
+        issued.push([listed.generation_base, next + margin]);
+    }
     issued.retain(|[first, next]| first < next);
     issued.sort_unstable();
     issued

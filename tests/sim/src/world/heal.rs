@@ -38,6 +38,8 @@ impl World {
         self.trace.note(self.host_ms(), "heal", &[]);
         for round in 0..ROUNDS_MAX {
             if self.round(round)? {
+                // A full disk is tried again each second, and some wait for it without rest.
+                self.pass(if self.is_storage_full() { 1 } else { 0 });
                 continue;
             }
             if self.is_at_rest(round)? {

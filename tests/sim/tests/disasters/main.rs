@@ -14,7 +14,7 @@ use tenure_tests::tree;
 
 fn scenarios() -> Vec<tree::SourceFile> {
     let files = tree::files("tests/sim/scenarios", "txt");
-    assert!(files.len() >= 8, "only {} scenarios: have they moved?", files.len());
+    assert!(files.len() >= 9, "only {} scenarios: have they moved?", files.len());
     files
 }
 

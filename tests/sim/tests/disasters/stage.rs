@@ -2,7 +2,7 @@
 //! network, all healthy unless the scenario says otherwise.
 //!
 //! ```text
-//! server shards=1 checkpoint=60000        the first start; later: server killed | stops | starts, power fails
+//! server shards=1 checkpoint=60000        the first start, also renewals=logged, durability=none; later: server killed | stops | starts, power fails
 //! connect A B                             in this order they are served in a turn
 //! at 0 A grant 7 ttl=5000                 one lease; also renew, revoke, ttl, attach, detach
 //! at 0 A grant fleet count=900000 ttl=20000       many under one name; also renew, revoke, ttl; attach 7 x count=
@@ -138,7 +138,8 @@ impl Stage {
         self.config.shard_count = shards.or(self.config.shard_count);
         if command.words.get(1).is_none() {
             self.config.checkpoint_interval = command.number("checkpoint").map(Duration::from_millis);
-            self.config.durability = Durability::Always;
+            let tells_early = command.options.get("durability") == Some(&"none");
+            self.config.durability = if tells_early { Durability::None } else { Durability::Always };
             if command.options.get("renewals") == Some(&"logged") {
                 self.config.renewals = Renewals::Logged;
             }
