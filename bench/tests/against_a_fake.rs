@@ -146,6 +146,20 @@ fn s8_a_busy_server_is_asked_again_until_the_job_is_done() {
 }
 
 #[test]
+fn a_storm_whose_grants_take_longer_than_foreseen_begins_again() {
+    let report = bench(Fault::HesitatesOnce, &[Phase::Fill, Phase::Storm]);
+    assert!(report.is_clean(), "{}", report.to_text());
+    let fills = report.rows.iter().filter(|row| row.phase == "storm: fill");
+    assert_eq!(
+        fills.map(|row| row.operations).collect::<Vec<_>>(),
+        [5_000],
+        "only the fill that was in time"
+    );
+    let storm = report.lateness.iter().find(|row| row.phase == "storm").unwrap();
+    assert_eq!(storm.ended, 5_000);
+}
+
+#[test]
 fn s2_an_early_end_spoils_the_run() {
     for phase in [Phase::Storm, Phase::Lateness] {
         let report = bench(Fault::EndsEarly, &[phase]);

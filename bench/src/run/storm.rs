@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Run;
-use super::measure::row;
+use super::measure::{Usage, row};
 use super::phases::foreground;
 use crate::clock::ns;
 use crate::closed_loop::{ClosedLoop, Operation, Ttl};
 use crate::ends::{Ends, Storm, Trickle};
 use crate::human;
+use crate::interrupt;
 use crate::lane::Keep;
 use crate::latency::Latency;
 use crate::limits::{FILL_BATCH, STORM_GRACE};
@@ -34,6 +35,8 @@ const FOREGROUND_LEASES: u64 = 10_000;
 /// of a large storm this part, because a table that grows grants more slowly.
 const PROBE_LEASES: u64 = 4 * FILL_BATCH as u64;
 const PROBE_PART: u64 = 50;
+/// A storm's leases are granted so many times at most, each time with a later deadline.
+const STORM_FILLS_MAX: usize = 3;
 /// Renewals run alone for this long before the deadline, so that there is something to compare with.
 const CALM: Duration = Duration::from_millis(1_500);
 /// What is shown of the time before the deadline of a storm and after its last event.
@@ -137,32 +140,65 @@ impl Run {
     }
 
     /// Grants the leases of the storm; when they all end.
+    ///
+    /// All have one deadline, so it is set before the first is granted, from how fast this server grants; where
+    /// it then turns out to be slower, the leases expire unseen and all begins again with the rate that it showed.
     fn storm_fill(&mut self, count: u64) -> anyhow::Result<u64> {
         let per_second = match self.report.rate_of("fill") {
             Some(rate) => rate,
             None => self.probe_grants(PROBE_LEASES.max(count / PROBE_PART))?,
         };
+        // Three times as long: a table that has been used grants at half the rate of a fresh one.
+        let mut fill = Duration::from_secs_f64(count as f64 / per_second.max(1.0)) * 3;
+        for _ in 0..STORM_FILLS_MAX {
+            let live = self.control.info()?.leases;
+            let deadline_ns = self.clock.now_ns() + ns(fill) + ns(2 * CALM);
+            let (tally, usage) = self.storm_fill_until(deadline_ns, count)?;
+            let complete = tally.operations + tally.refusals.values().sum::<u64>() >= count;
+            if (complete && self.clock.now_ns() + ns(CALM) / 3 <= deadline_ns) || interrupt::is_interrupted()
+            {
+                let load = format!("{} leases, {FILL_BATCH} a frame", human::count(count as f64));
+                let row = row("storm: fill", load, self.plan.load_threads, tally, Some(usage));
+                self.show(row);
+                return Ok(deadline_ns);
+            }
+            self.progress
+                .end("storm: granting took longer than foreseen: again, with the rate that it showed");
+            let per_lease =
+                Duration::from_nanos(tally.elapsed_ns).as_secs_f64() / tally.operations.max(1) as f64;
+            fill = Duration::from_secs_f64(per_lease * count as f64) * 3 / 2;
+            self.await_leases_at_most(live, count)?;
+        }
+        anyhow::bail!(
+            "storm: granting took longer than foreseen {STORM_FILLS_MAX} times: fewer --expire-leases"
+        )
+    }
+
+    /// Grants leases that end at `deadline_ns`, until there are `count` or it is too late for more.
+    fn storm_fill_until(&mut self, deadline_ns: u64, count: u64) -> anyhow::Result<(Tally, Usage)> {
         let plan = self.plan.clone();
-        let fill = Duration::from_secs_f64(count as f64 / per_second.max(1.0));
-        // Twice as long, because a table that grows to its size, or a neighbour, may slow the grants.
-        let deadline_ns = self.clock.now_ns() + ns(fill * 2) + ns(2 * CALM);
         let ttl = Ttl::Until(deadline_ns);
         let bulk = self.bulk(Operation::GrantBatch { size: FILL_BATCH, ttl, keep: Keep::Sum }, 0);
         for lane in &mut self.lanes {
             (lane.stock.unkept_count, lane.stock.unkept_sum) = (0, 0);
         }
-        let (tally, usage) = self.closed_loop("storm: fill", |lane, _| ClosedLoop {
+        let span = Duration::from_nanos(deadline_ns.saturating_sub(self.clock.now_ns()));
+        self.closed_loop("storm: fill", |lane, _| ClosedLoop {
             operations_max: plan.share(count, lane),
+            span: span.saturating_sub(CALM / 3),
             ..bulk
-        })?;
-        let load = format!("{} leases, {FILL_BATCH} a frame", human::count(count as f64));
-        let row = row("storm: fill", load, plan.load_threads, tally, Some(usage));
-        self.show(row);
-        if self.clock.now_ns() + ns(CALM) / 3 > deadline_ns {
-            let text = "storm: granting took longer than foreseen, so the deadline came before the calm";
-            anyhow::bail!("{text}: run the fill phase first, or fewer --expire-leases");
+        })
+    }
+
+    /// Waits until the server has no more live leases than this, after `count` became overdue.
+    fn await_leases_at_most(&mut self, live: u64, count: u64) -> anyhow::Result<()> {
+        let until_ns = self.clock.now_ns() + ns(2 * CALM) + ns(storm_grace(count));
+        while self.control.info()?.leases > live {
+            anyhow::ensure!(self.clock.now_ns() < until_ns, "storm: overdue leases have not ended");
+            anyhow::ensure!(!interrupt::is_interrupted(), "interrupted");
+            std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(deadline_ns)
+        Ok(())
     }
 
     /// Leases granted per second, from a few.
@@ -180,7 +216,7 @@ impl Run {
         // At least this long after the deadline, so that a short storm leaves something to measure.
         let until_ns = deadline_ns + ns(Duration::from_millis(200));
         let span = Duration::from_nanos(until_ns.saturating_sub(self.clock.now_ns()));
-        let grace = STORM_GRACE + Duration::from_secs(count / 1_000_000);
+        let grace = storm_grace(count);
         let (tallies, _) = self.on_lanes("storm", |lane, board| {
             let first = lane.index == 0;
             let ends = if first { Ends::Storm(Storm::new(deadline_ns, count)) } else { Ends::Elsewhere };
@@ -247,6 +283,11 @@ impl Run {
         self.progress.end(&format!("storm: {ended} ended within {took_s:.3} s of their deadline"));
         Ok(())
     }
+}
+
+/// How long after their deadline the last of so many leases may end.
+fn storm_grace(count: u64) -> Duration {
+    STORM_GRACE + Duration::from_secs(count / 1_000_000)
 }
 
 /// What all lanes found.

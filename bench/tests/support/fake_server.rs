@@ -36,7 +36,12 @@ pub(crate) enum Fault {
     ServesEveryShard,
     /// The connection is closed after some thousand renewals.
     HangsUp,
+    /// No fault: the first large batch of leases to grant takes longer than anybody would foresee.
+    HesitatesOnce,
 }
+
+/// Longer than a storm's deadline is put off beyond the time that its grants need.
+const HESITATION: Duration = Duration::from_millis(3_300);
 
 struct Lease {
     deadline: Instant,
@@ -51,13 +56,23 @@ struct Shared {
     /// Renewals of leases of another shard than the connection's.
     remote: u64,
     batches: u64,
+    /// Somebody is told of ends.
+    is_watched: bool,
 }
 
 /// Serves until the process ends; where.
 pub(crate) fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let shared = Shared { fault, leases: HashMap::new(), next_id: 0, renewed: 0, remote: 0, batches: 0 };
+    let shared = Shared {
+        fault,
+        leases: HashMap::new(),
+        next_id: 0,
+        renewed: 0,
+        remote: 0,
+        batches: 0,
+        is_watched: false,
+    };
     let shared = Arc::new(Mutex::new(shared));
     std::thread::spawn(move || {
         for socket in listener.incoming() {
@@ -112,6 +127,12 @@ impl Session {
         let batch = matches!(request, Request::GrantBatch(_) | Request::RevokeBatch(_));
         shared.batches += u64::from(batch);
         let busy = shared.fault == Fault::IsBusy && batch;
+        if shared.fault == Fault::HesitatesOnce
+            && matches!(request, Request::GrantBatch(many) if many.len() > 2_000)
+        {
+            shared.fault = Fault::None;
+            std::thread::sleep(HESITATION);
+        }
         if busy && shared.batches.is_multiple_of(3) {
             return reply::refused(out, id, Refusal::Busy, 0, "");
         }
@@ -120,7 +141,13 @@ impl Session {
                 self.shard = hello.wish_shard.unwrap_or(0);
                 welcome(self.shard).encode(out, id);
             }
-            Request::Info => info(&shared, out, id),
+            Request::Info => {
+                // Nobody is told of these: no connection watches.
+                if !shared.is_watched {
+                    shared.leases.retain(|_, lease| lease.deadline > Instant::now());
+                }
+                info(&shared, out, id);
+            }
             Request::Grant(grant) => {
                 reply::granted(out, id, &shared.grant(self.shard, grant.id, grant.ttl_ms));
             }
@@ -161,6 +188,7 @@ impl Session {
             Request::Subscribe { shard, .. } => {
                 assert_eq!(*shard, self.shard, "S1: a subscription is placed");
                 self.subscription = Some(id);
+                shared.is_watched = true;
                 reply::subscribed(out, id, Position(64), Position(64), Position(64));
             }
             other => panic!("the load generator never asks {other:?}"),
