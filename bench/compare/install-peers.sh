@@ -114,8 +114,9 @@ status=0
 for name in etcd etcd-3.5.1 redis-server valkey-server memcached; do
     if [ ! -e "$into/bin/$name" ]; then
         echo "  $name: missing" && status=1
-    elif version=$("$into/bin/$name" --version 2>&1 | head -n1) && [ -n "$version" ]; then
-        echo "  $name: $version"
+    # All of what it says is read: a program whose reader leaves after one line may die of that.
+    elif version=$("$into/bin/$name" --version 2>&1) && [ -n "$version" ]; then
+        echo "  $name: ${version%%$'\n'*}"
     else
         echo "  $name: does not start" && status=1
     fi
