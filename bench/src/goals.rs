@@ -9,7 +9,8 @@
 //! ```
 //! Each row has its goal, what was measured, and the floor measured minutes before on the same CPUs. Rows
 //! that miss are shown as missed: a run fails only when something could not be measured or broke the
-//! contract. The goals themselves are data, in `goals/rows.rs`; judging is a pure function of what was
+//! contract. Beside the ratio to the floor stands the one that the goal had to the floor of the machine that it was
+//! set on: what a slower machine misses, and by how much, shows without making a pass of it. The goals themselves are data, in `goals/rows.rs`; judging is a pure function of what was
 //! measured, so that a report can be judged again.
 
 mod measure;
@@ -30,7 +31,10 @@ use crate::latency::Quantiles;
 use crate::report::{Line, Report};
 use crate::{EXIT_FAILED, EXIT_INTERRUPTED};
 
-pub(crate) use table::{bound as goal_bound, text as goal_text, verdict as goal_verdict};
+pub(crate) use table::{
+    bound as goal_bound, near_floor as goals_near_floor, text as goal_text, times as goal_times,
+    verdict as goal_verdict,
+};
 
 pub use rows::{Bound, Figure, GoalRow, Unit};
 

@@ -35,6 +35,9 @@ pub struct Figure {
     pub floor: Option<f64>,
     /// What that is.
     pub floor_is: String,
+    /// The same floor on the machine that the goal was set on.
+    #[serde(default)]
+    pub design_floor: Option<f64>,
 }
 
 /// What a number counts.
@@ -82,6 +85,23 @@ impl Figure {
             Bound::AtLeast(_) => floor / value,
         })
     }
+
+    /// How far from its floor the goal was, on the machine that it was set on.
+    #[must_use]
+    pub fn goal_times_floor(&self) -> Option<f64> {
+        self.design_floor.map(|floor| match self.bound {
+            Bound::AtMost(most) => most / floor,
+            Bound::AtLeast(least) => floor / least,
+        })
+    }
+
+    /// Missed, but as near to this machine's floor as the goal was to the other's: a slower machine explains it.
+    /// A miss all the same.
+    #[must_use]
+    pub fn is_missed_near_floor(&self) -> bool {
+        let near = self.times_floor().zip(self.goal_times_floor()).is_some_and(|(is, asked)| is <= asked);
+        self.is_met() == Some(false) && near
+    }
 }
 
 impl GoalRow {
@@ -94,12 +114,25 @@ impl GoalRow {
 
 /// A number that a row is about.
 fn figure(what: &str, value: Option<f64>, unit: Unit, bound: Bound) -> Figure {
-    Figure { what: what.to_owned(), value, unit, bound, floor: None, floor_is: String::new() }
+    Figure {
+        what: what.to_owned(),
+        value,
+        unit,
+        bound,
+        floor: None,
+        floor_is: String::new(),
+        design_floor: None,
+    }
 }
 
 impl Figure {
     fn with_floor(self, floor: Option<f64>, floor_is: &str) -> Figure {
         Figure { floor, floor_is: floor_is.to_owned(), ..self }
+    }
+
+    /// See [`design`].
+    fn set_at(self, design_floor: f64) -> Figure {
+        Figure { design_floor: Some(design_floor), ..self }
     }
 }
 
@@ -130,6 +163,28 @@ pub(super) fn judge(goals: &Goals) -> Vec<GoalRow> {
 
 use Bound::{AtLeast, AtMost};
 
+/// What the floors were on the machine that the goals were set on: an Emerald Rapids VM of two vCPUs, by prototypes.
+/// A goal is as far from its floor there as the design thought right; on a slower machine that distance is what
+/// can be compared. Where the design had no floor of the same kind there is none here.
+mod design {
+    /// Bare echo of frames, 64 connections x 32 in flight: CPU, and per second.
+    pub(super) const ECHO_DEEP_NS: f64 = 100.0;
+    pub(super) const ECHO_DEEP_PER_S: f64 = 9e6;
+    /// The same x 1.
+    pub(super) const ECHO_ONE_NS: f64 = 3_300.0;
+    pub(super) const ECHO_ONE_PER_S: f64 = 278e3;
+    /// 998 MB/s of 64 KiB commits, 4 in flight, in grants of 32 B.
+    pub(super) const GRANTS_PER_S: f64 = 998e6 / super::GRANT_BYTES;
+    /// O_DSYNC write of 4 KiB into a zeroed file.
+    pub(super) const COMMIT_NS: f64 = 141e3;
+    /// 1.58 prefetched cache lines among 10 M records: the goal of 20 ns is 1.4 times this.
+    pub(super) const RENEW_ALL_IN_NS: f64 = 1.58 * 9.0;
+    /// p99 of waking a halted core.
+    pub(super) const WAKE_P99_NS: f64 = 118e3;
+    /// Decoding and rebuilding a lease takes 17 to 60 ns; of 10 M leases, at the slower end.
+    pub(super) const REPLAY_NS: f64 = 60.0 * 10e6;
+}
+
 /// Bytes of a grant in the log.
 const GRANT_BYTES: f64 = 32.0;
 const ECHO: &str = "bare io_uring echo of frames of the same size";
@@ -149,9 +204,11 @@ fn requests(goals: &Goals) -> Vec<GoalRow> {
             "--phases renew",
             vec![
                 figure("server CPU per renewal", cpu("renew"), Unit::Ns, AtMost(160.0))
-                    .with_floor(deep.map(|echo| echo.server_ns), ECHO),
+                    .with_floor(deep.map(|echo| echo.server_ns), ECHO)
+                    .set_at(design::ECHO_DEEP_NS),
                 figure("renewals per second and core", rate("renew"), Unit::PerSecond, AtLeast(6e6))
-                    .with_floor(deep.map(|echo| echo.per_second), ECHO),
+                    .with_floor(deep.map(|echo| echo.per_second), ECHO)
+                    .set_at(design::ECHO_DEEP_PER_S),
             ],
         ),
         row(
@@ -159,9 +216,11 @@ fn requests(goals: &Goals) -> Vec<GoalRow> {
             "--phases renew1",
             vec![
                 figure("server CPU per renewal", cpu("renew1"), Unit::Ns, AtMost(4_000.0))
-                    .with_floor(one.map(|echo| echo.server_ns), ECHO),
+                    .with_floor(one.map(|echo| echo.server_ns), ECHO)
+                    .set_at(design::ECHO_ONE_NS),
                 figure("renewals per second and core", rate("renew1"), Unit::PerSecond, AtLeast(230e3))
-                    .with_floor(one.map(|echo| echo.per_second), ECHO),
+                    .with_floor(one.map(|echo| echo.per_second), ECHO)
+                    .set_at(design::ECHO_ONE_PER_S),
             ],
         ),
         row(
@@ -179,9 +238,11 @@ fn requests(goals: &Goals) -> Vec<GoalRow> {
             "--phases grant,grant1",
             vec![
                 figure("grants per second and core, 64 x 32", rate("grant"), Unit::PerSecond, AtLeast(2e6))
-                    .with_floor(grants, "64 KiB commits, 4 in flight, full of grants of 32 B"),
+                    .with_floor(grants, "64 KiB commits, 4 in flight, full of grants of 32 B")
+                    .set_at(design::GRANTS_PER_S),
                 figure("p50, one at a time", grant1, Unit::Ns, AtMost(400e3))
-                    .with_floor(small, "O_DSYNC write of 4 KiB"),
+                    .with_floor(small, "O_DSYNC write of 4 KiB")
+                    .set_at(design::COMMIT_NS),
             ],
         ),
     ]
@@ -196,9 +257,11 @@ fn in_process(goals: &Goals) -> GoalRow {
         "goals",
         vec![
             figure("CPU per renewal, assigned IDs", all_in(goals.assigned), Unit::Ns, AtMost(20.0))
-                .with_floor(floor, floor_is),
+                .with_floor(floor, floor_is)
+                .set_at(design::RENEW_ALL_IN_NS),
             figure("CPU per renewal, chosen IDs", all_in(goals.chosen), Unit::Ns, AtMost(50.0))
-                .with_floor(floor, floor_is),
+                .with_floor(floor, floor_is)
+                .set_at(design::RENEW_ALL_IN_NS),
         ],
     )
 }
@@ -226,9 +289,12 @@ fn expiry(goals: &Goals) -> Vec<GoalRow> {
             "lateness of an expiry, 1,000 a second",
             "--phases lateness",
             vec![
-                figure("p99, idle", late("lateness: idle"), Unit::Ns, AtMost(5e6)).with_floor(wake, woken),
+                figure("p99, idle", late("lateness: idle"), Unit::Ns, AtMost(5e6))
+                    .with_floor(wake, woken)
+                    .set_at(design::WAKE_P99_NS),
                 figure("p99, beside 100 k renewals/s", late("lateness: loaded"), Unit::Ns, AtMost(5e6))
-                    .with_floor(wake, woken),
+                    .with_floor(wake, woken)
+                    .set_at(design::WAKE_P99_NS),
             ],
         ),
     ]
@@ -250,9 +316,11 @@ fn sizes(goals: &Goals) -> Vec<GoalRow> {
             "--phases fill --leases 10000000 [--ids chosen]",
             vec![
                 figure("assigned IDs", bytes(direct), Unit::Bytes, AtMost(24.0))
-                    .with_floor(Some(20.0), "16 B of record, 4 B of reference in the wheel"),
+                    .with_floor(Some(20.0), "16 B of record, 4 B of reference in the wheel")
+                    .set_at(20.0),
                 figure("chosen IDs", bytes(chosen), Unit::Bytes, AtMost(40.0))
-                    .with_floor(Some(28.0), "the same and 8 B of ID"),
+                    .with_floor(Some(28.0), "the same and 8 B of ID")
+                    .set_at(28.0),
             ],
         ),
         row(
@@ -274,9 +342,11 @@ fn sizes(goals: &Goals) -> Vec<GoalRow> {
             "--phases fill,restart --leases 10000000",
             vec![
                 figure("first renewal, assigned IDs", renews(direct), Unit::Ns, AtMost(2e9))
-                    .with_floor(replay, "replay of the grants in this process, one core"),
+                    .with_floor(replay, "replay of the grants in this process, one core")
+                    .set_at(design::REPLAY_NS),
                 figure("first renewal, chosen IDs", renews(chosen), Unit::Ns, AtMost(2e9))
-                    .with_floor(replay, "the same, with assigned IDs"),
+                    .with_floor(replay, "the same, with assigned IDs")
+                    .set_at(design::REPLAY_NS),
             ],
         ),
     ]
@@ -299,6 +369,22 @@ mod tests {
         assert_eq!(at_least(Some(10.0)).times_floor(), Some(2.0));
         let row = row("job", "goals", vec![at_most(Some(1.0)), at_most(None)]);
         assert!(!row.is_met(), "what was not measured is not met");
+    }
+
+    #[test]
+    fn a_miss_near_the_floor_is_told_apart_and_stays_a_miss() {
+        let slow = |value| {
+            figure("x", Some(value), Unit::Ns, AtMost(160.0)).with_floor(Some(227.0), "").set_at(100.0)
+        };
+        assert_eq!(slow(319.0).goal_times_floor(), Some(1.6));
+        assert!(slow(319.0).is_missed_near_floor() && slow(319.0).is_met() == Some(false));
+        assert!(!slow(400.0).is_missed_near_floor(), "1.76 of the floor");
+        assert!(!slow(150.0).is_missed_near_floor(), "met");
+        let unset = Figure { design_floor: None, ..slow(319.0) };
+        assert!(!unset.is_missed_near_floor(), "the design has no floor");
+        let rate =
+            figure("x", Some(3e6), Unit::PerSecond, AtLeast(6e6)).with_floor(Some(4.2e6), "").set_at(9e6);
+        assert_eq!((rate.goal_times_floor(), rate.is_missed_near_floor()), (Some(1.5), true));
     }
 
     /// A report whose rows bear the names of phases that a run of `goals` asks for.

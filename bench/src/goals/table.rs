@@ -16,7 +16,7 @@ pub(super) fn render(goals: &Goals) -> String {
     if goals.quick {
         line("Quick run with small counts: the figures below say that it works, nothing else.".to_owned());
     }
-    let head = ["", "value", "goal", "floor", "x floor", ""].map(str::to_owned).to_vec();
+    let head = ["", "value", "goal", "floor", "x floor", "goal x", ""].map(str::to_owned).to_vec();
     let mut cells = vec![head];
     for row in &goals.rows {
         cells.push(vec![row.job.clone()]);
@@ -46,6 +46,9 @@ pub(super) fn render(goals: &Goals) -> String {
     }
     line(String::new());
     line(summary(&goals.rows));
+    if let Some(text) = near_floor(&goals.rows) {
+        line(text);
+    }
     if let Some(note) = neighbours::note(goals.others_share) {
         line(note);
     }
@@ -75,15 +78,32 @@ pub(crate) fn summary(rows: &[GoalRow]) -> String {
     )
 }
 
+/// What a slower machine explains, if anything.
+pub(crate) fn near_floor(rows: &[GoalRow]) -> Option<String> {
+    let near =
+        rows.iter().flat_map(|row| &row.figures).filter(|figure| figure.is_missed_near_floor()).count();
+    (near > 0).then(|| {
+        format!(
+            "{near} of those missed are no farther from this machine's floor (x floor) than the goal was from the floor \
+             where it was set (goal x)"
+        )
+    })
+}
+
+/// `1.41`, or a dash.
+pub(crate) fn times(ratio: Option<f64>) -> String {
+    ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
 fn figure_cells(figure: &Figure) -> Vec<String> {
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| text(value, figure.unit));
-    let times = figure.times_floor().map_or("-".to_owned(), |times| format!("{times:.2}"));
     vec![
         format!("  {}", figure.what),
         number(figure.value),
         bound(figure),
         number(figure.floor),
-        times,
+        times(figure.times_floor()),
+        times(figure.goal_times_floor()),
         verdict(figure).to_owned(),
     ]
 }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use super::chart::{Axis, Chart, Line as Drawn, Scale, escape};
 use super::line::Line;
 use super::{LatenessRow, Report, Row};
-use crate::goals::{Goals, goal_bound, goal_text, goal_verdict};
+use crate::goals::{Goals, goal_bound, goal_text, goal_times, goal_verdict, goals_near_floor};
 use crate::human;
 use crate::scale::{FIGURES, ScaleFigure};
 use crate::timeline::Series;
@@ -101,12 +101,12 @@ fn goal_section(out: &mut String, goals: &Goals) {
     if let Some(note) = crate::neighbours::note(goals.others_share) {
         let _ = write!(out, "<p class=note>{}</p>", escape(&note));
     }
-    out.push_str("<div class=scroll><table><tr><th><th>value<th>goal<th>floor<th>× floor<th>");
+    out.push_str("<div class=scroll><table><tr><th><th>value<th>goal<th>floor<th>× floor<th>goal ×<th>");
     for row in &goals.rows {
-        let _ = write!(out, "<tr class=job><td colspan=6>{}", escape(&row.job));
+        let _ = write!(out, "<tr class=job><td colspan=7>{}", escape(&row.job));
         for figure in &row.figures {
             let number = |v: Option<f64>| v.map_or("–".to_owned(), |v| goal_text(v, figure.unit));
-            let times = figure.times_floor().map_or("–".to_owned(), |times| format!("{times:.2}"));
+            let (times, asked) = (goal_times(figure.times_floor()), goal_times(figure.goal_times_floor()));
             let verdict = goal_verdict(figure);
             let class = match figure.is_met() {
                 Some(true) => "met",
@@ -115,7 +115,7 @@ fn goal_section(out: &mut String, goals: &Goals) {
             };
             let _ = write!(
                 out,
-                "<tr><td>{}<td>{}<td>{}<td title=\"{}\">{}<td>{times}<td class={class}>{}",
+                "<tr><td>{}<td>{}<td>{}<td title=\"{}\">{}<td>{times}<td>{asked}<td class={class}>{}",
                 escape(&figure.what),
                 number(figure.value),
                 escape(&goal_bound(figure)),
@@ -125,7 +125,11 @@ fn goal_section(out: &mut String, goals: &Goals) {
             );
         }
     }
-    out.push_str("</table></div></section>\n");
+    out.push_str("</table></div>");
+    if let Some(text) = goals_near_floor(&goals.rows) {
+        let _ = write!(out, "<p class=note>{}.</p>", escape(&text));
+    }
+    out.push_str("</section>\n");
 }
 
 fn scale_section(out: &mut String, scale: &crate::scale::Scale) {

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use super::{Line, Report};
-use crate::goals::{GoalRow, Goals, goal_bound, goal_text, goal_verdict};
+use crate::goals::{
+    Figure, GoalRow, Goals, goal_bound, goal_text, goal_times, goal_verdict, goals_near_floor,
+};
 use crate::host::Host;
 use crate::human;
 use crate::neighbours;
@@ -47,12 +49,16 @@ fn goal_section(out: &mut String, goals: &Goals) {
     out.push_str("\n## Goals\n\n");
     place(out, &goals.host, goals.quick, goals.others_share);
     out.push_str("All rows, in one run: `tenure bench goals`. One row alone: the command beside it.\n\n");
-    out.push_str("| job | figure | value | goal | floor | × floor | | alone |\n");
-    out.push_str("| --- | --- | ---: | ---: | ---: | ---: | --- | --- |\n");
+    out.push_str(
+        "*× floor* is the distance from this machine's floor, *goal ×* that of the goal from the floor of the machine \
+         that it was set on. The verdict is on the goal alone.\n\n",
+    );
+    out.push_str("| job | figure | value | goal | floor | × floor | goal × | | alone |\n");
+    out.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |\n");
     for row in &goals.rows {
         for (index, figure) in row.figures.iter().enumerate() {
             let number = |v: Option<f64>| v.map_or("–".to_owned(), |v| goal_text(v, figure.unit));
-            let times = figure.times_floor().map_or("–".to_owned(), |times| format!("{times:.2}"));
+            let (times, asked) = (goal_times(figure.times_floor()), goal_times(figure.goal_times_floor()));
             let verdict = match figure.is_met() {
                 Some(true) => "met".to_owned(),
                 _ => format!("**{}**", goal_verdict(figure).to_lowercase()),
@@ -61,10 +67,10 @@ fn goal_section(out: &mut String, goals: &Goals) {
                 if index == 0 { (row.job.as_str(), format!("`{}`", row.rerun)) } else { ("", String::new()) };
             let _ = writeln!(
                 out,
-                "| {job} | {} | {} | {} | {} | {times} | {verdict} | {rerun} |",
+                "| {job} | {} | {} | {} | {} | {times} | {asked} | {verdict} | {rerun} |",
                 figure.what,
                 number(figure.value),
-                goal_bound(figure).replace("<=", "≤").replace(">=", "≥"),
+                bound(figure),
                 number(figure.floor),
             );
         }
@@ -85,15 +91,34 @@ fn losses(out: &mut String, rows: &[GoalRow]) {
             let value = figure.value.map_or("not measured".to_owned(), |value| goal_text(value, figure.unit));
             let _ = writeln!(
                 out,
-                "- {}: {} {value}, goal {}.",
+                "- {}: {} {value}, goal {}{}.",
                 row.job,
                 figure.what,
-                goal_bound(figure).replace("<=", "≤").replace(">=", "≥")
+                bound(figure),
+                distance(figure)
             );
         }
     }
     if none {
         out.push_str("None in this run.\n");
+    }
+    if let Some(text) = goals_near_floor(rows) {
+        let _ = writeln!(out, "\n{text}.");
+    }
+}
+
+fn bound(figure: &Figure) -> String {
+    goal_bound(figure).replace("<=", "≤").replace(">=", "≥")
+}
+
+/// How far from the floor it is, and how far the goal was.
+fn distance(figure: &Figure) -> String {
+    match (figure.times_floor(), figure.goal_times_floor()) {
+        (Some(is), Some(asked)) => {
+            format!(": at {is:.2} × this machine's floor, where the goal asked for {asked:.2} ×")
+        }
+        (Some(is), None) => format!(": at {is:.2} × this machine's floor"),
+        _ => String::new(),
     }
 }
 
