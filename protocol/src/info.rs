@@ -63,13 +63,47 @@ pub mod tag {
     pub const TURN_US_MAX: u16 = 26;
     /// Longest that a turn took to apply what had arrived, µs of CPU time; `index` is the shard.
     pub const TURN_REQUESTS_US_MAX: u16 = 27;
-    /// Longest slice of expiry and upkeep, µs of CPU time; `index` is the shard.
+    /// Longest slice of expiry, µs of CPU time; `index` is the shard.
     pub const TURN_EXPIRY_US_MAX: u16 = 28;
     /// Longest step of a snapshot, µs of CPU time; `index` is the shard.
     pub const TURN_SNAPSHOT_US_MAX: u16 = 29;
     /// Longest that a turn took to send replies and events, µs of CPU time; `index` is the shard.
     pub const TURN_REPLIES_US_MAX: u16 = 30;
+    // 31 to 43 stand in `TURN_CAUSES`.
 }
+
+/// What can keep a core from answering: a name, and the tags of the longest that it did since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnCause {
+    /// In a word.
+    pub name: &'static str,
+    /// Tag of the longest by the wall, µs, times included in which the system gave the CPU to somebody else.
+    pub wall: u16,
+    /// Tag of the longest in CPU time, µs.
+    pub cpu: u16,
+}
+
+const fn cause(name: &'static str, wall: u16, cpu: u16) -> TurnCause {
+    TurnCause { name, wall, cpu }
+}
+
+/// A whole turn, and what it is made of. `index` of each is the shard.
+pub const TURN_CAUSES: [TurnCause; 9] = [
+    cause("turn", tag::TURN_US_MAX, 31),
+    // Taking and applying what arrived.
+    cause("requests", 32, tag::TURN_REQUESTS_US_MAX),
+    // The same, in turns in which the tables reached for new memory.
+    cause("growth", 33, 34),
+    cause("expiry", 35, tag::TURN_EXPIRY_US_MAX),
+    // Of the timing wheel.
+    cause("compaction", 36, 37),
+    // Of leases that ended, and checkpoints: upkeep that writes records.
+    cause("items", 38, 39),
+    cause("snapshot", 40, tag::TURN_SNAPSHOT_US_MAX),
+    // Sealing a batch, changing segments.
+    cause("log", 41, 42),
+    cause("replies", 43, tag::TURN_REPLIES_US_MAX),
+];
 
 /// Tags of the texts in an Info reply.
 pub mod text_tag {
@@ -174,4 +208,16 @@ fn split_text(bytes: &[u8]) -> Option<(InfoText<'_>, &[u8])> {
     let (text, rest) = rest.split_at_checked(u16_at(head, 2) as usize)?;
     let text = std::str::from_utf8(text).ok()?;
     Some((InfoText { tag: u16_at(head, 0), text }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_of_a_long_turn_has_tags_of_its_own() {
+        let mut tags: Vec<u16> = TURN_CAUSES.iter().flat_map(|cause| [cause.wall, cause.cpu]).collect();
+        tags.sort_unstable();
+        assert_eq!(tags, (tag::TURN_US_MAX..=43).collect::<Vec<_>>());
+    }
 }

@@ -61,7 +61,7 @@ pub use frame::{
 };
 pub use handshake::{Hello, MAGIC, Welcome};
 pub use id::{ID_RULE, LeaseId, Position, RequestId, Token, mix, shard_of, unmix};
-pub use info::{Info, InfoNumber, InfoText, tag, text_tag};
+pub use info::{Info, InfoNumber, InfoText, TURN_CAUSES, TurnCause, tag, text_tag};
 pub use items::{ItemIter, Items};
 pub use limits::Limits;
 pub use refusal::Refusal;

@@ -136,17 +136,17 @@ impl Journal {
         }
     }
 
-    /// Hears the keeper, keeps segments coming and syncs going. Once a turn.
-    pub(crate) fn mind(&mut self, snapshotting: &mut Snapshotting) -> Result<(), LogFault> {
+    /// Hears the keeper, keeps segments coming and syncs going. Once a turn. Whether the keeper had anything to say.
+    pub(crate) fn mind(&mut self, snapshotting: &mut Snapshotting) -> Result<bool, LogFault> {
         match self {
-            Journal::Memory { .. } => Ok(()),
+            Journal::Memory { .. } => Ok(false),
             Journal::Disk(disk) => {
-                disk.hear(snapshotting)?;
+                let heard = disk.hear(snapshotting)?;
                 if let Some(base) = disk.writer.needs_segment() {
                     disk.keeper.want_segment(base);
                 }
                 disk.mind_syncs();
-                Ok(())
+                Ok(heard)
             }
         }
     }
@@ -257,7 +257,8 @@ impl DiskJournal {
         }
     }
 
-    fn hear(&mut self, snapshotting: &mut Snapshotting) -> Result<(), LogFault> {
+    fn hear(&mut self, snapshotting: &mut Snapshotting) -> Result<bool, LogFault> {
+        let mut heard = false;
         while let Some(event) = self.keeper.poll() {
             match event {
                 KeeperEvent::SegmentReady(segment) => self.writer.offer_segment(segment),
@@ -270,8 +271,9 @@ impl DiskJournal {
                 KeeperEvent::SyncFailed(fault) => return Err(fault),
                 event => snapshotting.hear(&event),
             }
+            heard = true;
         }
-        Ok(())
+        Ok(heard)
     }
 
     /// Whether something is written that a crash of the machine could undo.

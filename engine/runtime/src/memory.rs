@@ -27,13 +27,16 @@ impl Memory {
         Ok(Memory { thread: Some(wanted) })
     }
 
-    /// Sees to what a shard will want.
+    /// Sees to what a shard will want. Whether it wanted anything: its tables grow.
     #[inline]
-    pub(crate) fn mind(&self, shard: &mut Shard) {
-        let Some(thread) = &self.thread else { return };
+    pub(crate) fn mind(&self, shard: &mut Shard) -> bool {
+        let Some(thread) = &self.thread else { return false };
+        let mut grows = false;
         while let Some(ahead) = shard.memory_wanted() {
+            grows = true;
             // A thread that is gone leaves the page to whoever touches it first.
             drop(thread.send(ahead));
         }
+        grows
     }
 }

@@ -179,24 +179,38 @@ pub struct StationStats {
     pub storage_full: bool,
 }
 
-/// How long a core's turns took since the start. While one runs, the core answers nobody.
-///
-/// The longest of a stage counts the CPU time that the core's thread had, to about a millisecond; the longest turn is by
-/// the wall, and so includes that the system gave the CPU to somebody else.
+/// How long a core's turns took since the start, and what they were busy with. While one runs, the core answers nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TurnStats {
     /// Turns.
     pub turns: u64,
-    /// The longest, µs.
-    pub turn_us_max: u64,
-    /// Longest spent on taking and applying what arrived, µs.
-    pub requests_us_max: u64,
-    /// Longest slice of expiry and upkeep, µs.
-    pub expiry_us_max: u64,
-    /// Longest step of a snapshot, µs.
-    pub snapshot_us_max: u64,
-    /// Longest spent on sealing a batch and sending replies and events, µs.
-    pub replies_us_max: u64,
+    /// A whole one.
+    pub turn: Longest,
+    /// Taking and applying what arrived.
+    pub requests: Longest,
+    /// The same, of turns in which the tables reached for new memory.
+    pub growth: Longest,
+    /// A slice of expiry.
+    pub expiry: Longest,
+    /// A step of the timing wheel's compaction.
+    pub compaction: Longest,
+    /// A step of upkeep that writes records: items of ended leases, checkpoints.
+    pub items: Longest,
+    /// A step of a snapshot.
+    pub snapshot: Longest,
+    /// Sealing a batch, changing segments.
+    pub log: Longest,
+    /// Releasing replies and events, handing bytes to the kernel.
+    pub replies: Longest,
+}
+
+/// The longest that something took. The two maxima need not be of the same turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Longest {
+    /// By the wall, µs: includes that the system gave the CPU to somebody else.
+    pub wall_us: u64,
+    /// CPU time that the core's thread had meanwhile, µs, to about a millisecond.
+    pub cpu_us: u64,
 }
 
 /// Where a reply goes.

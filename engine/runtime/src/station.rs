@@ -260,7 +260,11 @@ impl Station {
     /// # Errors
     /// A sync failed; as for a failed write.
     pub fn mind_log(&mut self) -> Result<(), LogFault> {
-        self.journal.mind(&mut self.snapshotting)
+        let since = self.turn_clock.interrupt();
+        if self.journal.mind(&mut self.snapshotting)? {
+            self.turn_clock.end_of_interruption(Stage::Log, since);
+        }
+        Ok(())
     }
 
     /// How long the core may sleep after this turn.
@@ -448,7 +452,9 @@ impl Station {
     fn background(&mut self) {
         self.background_more = false;
         let start = self.turn_clock.end_of(Stage::Requests);
-        self.memory.mind(&mut self.shard);
+        if self.memory.mind(&mut self.shard) {
+            self.turn_clock.grew();
+        }
         self.background_held = self.journal.is_backed_up();
         let planted = tenure_planted::is(Bug::RequestsFirst) && !self.gate.is_empty();
         if self.background_held || self.journal.is_full() || planted {
@@ -457,8 +463,13 @@ impl Station {
         let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
         for step in 1.. {
             let progress = self.shard.expire(self.now, limits::EXPIRE_BUDGET, &mut self.records);
+            if progress.ended > 0 || progress.more {
+                self.turn_clock.end_of(Stage::Expiry);
+            }
+            let before = self.record_bytes();
             let upkeep = self.shard.maintain(self.now, limits::MAINTAIN_BUDGET, &mut self.records);
             self.background_more = progress.more || upkeep;
+            let stage = if self.record_bytes() > before { Stage::Items } else { Stage::Compaction };
             if self.record_bytes() >= limits::BATCH_BYTES_SEAL {
                 self.seal();
             }
@@ -466,7 +477,7 @@ impl Station {
                 // Not worth a look at the clock.
                 return;
             }
-            let spent = self.turn_clock.end_of(Stage::Expiry) - start;
+            let spent = self.turn_clock.end_of(stage) - start;
             let over =
                 if self.clock.is_host() { spent >= slice } else { step >= limits::BACKGROUND_TURN_STEPS };
             self.background_held = self.background_more && self.journal.is_backed_up();
@@ -521,10 +532,12 @@ impl Station {
 
     /// Closes the open batch, keeps its events until it is durable, opens the next one.
     fn seal(&mut self) {
+        let since = self.turn_clock.interrupt();
         self.pending.take(&self.records);
         let next = self.journal.seal(&self.records, self.batch_time);
         self.batch_time = self.now;
         self.records.begin(next, self.now);
+        self.turn_clock.end_of_interruption(Stage::Log, since);
     }
 
     /// Publishes events and releases replies up to the acknowledged position.

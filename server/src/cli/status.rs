@@ -9,7 +9,7 @@ use std::fmt;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tenure_client::ServerInfo;
-use tenure_protocol::{tag, text_tag};
+use tenure_protocol::{TURN_CAUSES, tag, text_tag};
 
 use super::connect::{self, of_client};
 use super::failure::Outcome;
@@ -64,16 +64,11 @@ const NUMBERS: [(&str, u16); 17] = [
 ];
 
 /// Plain numbers of a shard: name and tag.
-const SHARD_NUMBERS: [(&str, u16); 9] = [
+const SHARD_NUMBERS: [(&str, u16); 4] = [
     ("leases", tag::SHARD_LEASES),
     ("durable_position", tag::DURABLE_POSITION),
     ("oldest_position", tag::OLDEST_POSITION),
     ("time_ms", tag::SHARD_TIME_MS),
-    ("turn_us_max", tag::TURN_US_MAX),
-    ("turn_requests_us_max", tag::TURN_REQUESTS_US_MAX),
-    ("turn_expiry_us_max", tag::TURN_EXPIRY_US_MAX),
-    ("turn_snapshot_us_max", tag::TURN_SNAPSHOT_US_MAX),
-    ("turn_replies_us_max", tag::TURN_REPLIES_US_MAX),
 ];
 
 struct Report<'a>(&'a ServerInfo);
@@ -126,10 +121,21 @@ impl Report<'_> {
                 of_shard
                     .extend(self.0.indexed(tag, shard).map(|number| (name.to_owned(), Value::from(number))));
             }
+            of_shard.extend(self.longest_turn(shard));
             Value::from(of_shard)
         });
         object.insert("shards".to_owned(), shards.collect());
         Value::from(object)
+    }
+
+    /// The longest turn of a shard's core, and the longest of each cause.
+    fn longest_turn(&self, shard: u16) -> Option<(String, Value)> {
+        let causes = TURN_CAUSES.iter().filter_map(|cause| {
+            let (wall, cpu) = self.0.indexed(cause.wall, shard).zip(self.0.indexed(cause.cpu, shard))?;
+            Some((cause.name.to_owned(), json!({ "wall_us": wall, "cpu_us": cpu })))
+        });
+        let causes: Map<String, Value> = causes.collect();
+        (!causes.is_empty()).then(|| ("longest".to_owned(), Value::from(causes)))
     }
 
     fn line(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {

@@ -247,7 +247,9 @@ fn status_and_roles() {
         (&"primary".into(), &1.into(), &1.into())
     );
     assert_eq!(json["shards"][0]["leases"], 1);
-    assert!(json["shards"][0]["turn_us_max"].as_u64() > Some(0));
+    let longest = &json["shards"][0]["longest"];
+    assert_eq!(longest.as_object().map(serde_json::Map::len), Some(tenure_protocol::TURN_CAUSES.len()));
+    assert!(longest["turn"]["wall_us"].as_u64() > Some(0));
     assert_eq!(json["lateness"]["expiries"], 0);
     server.check(&[
         ("demote", 0, "demoted to standby"),

@@ -2,28 +2,37 @@
 //!
 //! A core answers nobody while one of its turns runs, so the longest turn is the longest stall that the core itself can
 //! cause. Each stage of a turn keeps its own longest, so that a stall has a name. A thread that loses its CPU in the
-//! middle of a stage looks stalled too; so a stage that took long is charged only with the CPU time that the thread
-//! had meanwhile, give or take [`SAMPLE_INTERVAL`], while the longest turn is by the wall.
+//! middle of a stage looks stalled too; so each longest is kept twice: by the wall, and, where it took long, as the CPU
+//! time that the thread had meanwhile, give or take [`SAMPLE_INTERVAL`].
+//!
+//! Two causes are not stages. *Log* interrupts whatever stage seals a batch, and its time is taken out of that one.
+//! *Growth* is the time of the requests of a turn in which the tables reached for new memory, counted once more.
 //!
 //! Decides nothing: no lease, batch or slice depends on what is measured here (S5).
 
 use std::time::{Duration, Instant};
 
-use crate::request::TurnStats;
+use crate::request::{Longest, TurnStats};
 
 /// How old the last look at the thread's CPU time may be when a turn begins: the look is a system call.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a turn is busy with, in this order.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Taking what arrived and applying it.
     Requests,
-    /// Expiring leases and keeping the table in order.
+    /// Expiring leases.
     Expiry,
+    /// Compacting the wheel.
+    Compaction,
+    /// Writing items of ended leases, and checkpoints.
+    Items,
     /// Moving a snapshot along.
     Snapshot,
-    /// Sealing the batch, releasing replies and events, handing bytes to the kernel.
+    /// Sealing a batch, changing segments; interrupts any other.
+    Log,
+    /// Releasing replies and events, handing bytes to the kernel.
     Replies,
 }
 
@@ -34,18 +43,24 @@ pub(super) struct TurnClock {
     stage_started: Instant,
     sampled: Instant,
     cpu_sampled: Duration,
+    /// The thread's CPU time when the turn began, or up to an interval earlier.
+    turn_cpu: Duration,
+    /// What the last stage took: by the wall, and of CPU time.
+    last: (Duration, Duration),
     stats: TurnStats,
 }
 
 impl TurnClock {
     pub(super) fn new(measures: bool) -> TurnClock {
-        let now = Instant::now();
+        let (now, cpu) = (Instant::now(), thread_cpu());
         TurnClock {
             measures,
             turn_started: now,
             stage_started: now,
             sampled: now,
-            cpu_sampled: thread_cpu(),
+            cpu_sampled: cpu,
+            turn_cpu: cpu,
+            last: (Duration::ZERO, Duration::ZERO),
             stats: TurnStats::default(),
         }
     }
@@ -57,10 +72,8 @@ impl TurnClock {
         let now = Instant::now();
         self.turn_started = now;
         self.stage_started = now;
-        if now - self.sampled >= SAMPLE_INTERVAL {
-            self.sampled = now;
-            self.cpu_sampled = thread_cpu();
-        }
+        self.sample(now);
+        self.turn_cpu = self.cpu_sampled;
     }
 
     /// A stage is over; the next one begins now.
@@ -69,20 +82,44 @@ impl TurnClock {
             return self.turn_started;
         }
         let now = Instant::now();
-        let took = now - self.stage_started;
+        self.charge(stage, now - self.stage_started);
         self.stage_started = now;
-        if took >= SAMPLE_INTERVAL {
-            self.long_stage(stage, took);
-        } else {
-            raise(self.longest(stage), took);
-        }
         now
+    }
+
+    /// Something that interrupts a stage begins.
+    pub(super) fn interrupt(&mut self) -> Instant {
+        if !self.measures {
+            return self.turn_started;
+        }
+        let now = Instant::now();
+        self.sample(now);
+        now
+    }
+
+    /// It is over: what was done since then belongs to `stage`, and not to the one that it interrupted.
+    pub(super) fn end_of_interruption(&mut self, stage: Stage, since: Instant) {
+        if !self.measures {
+            return;
+        }
+        let took = since.elapsed();
+        self.charge(stage, took);
+        self.stage_started += took;
+    }
+
+    /// The requests that the last stage applied made the tables grow.
+    pub(super) fn grew(&mut self) {
+        let (wall, cpu) = self.last;
+        raise(&mut self.stats.growth, wall, cpu);
     }
 
     /// The turn is over.
     pub(super) fn end(&mut self) {
         let now = self.end_of(Stage::Replies);
-        raise(&mut self.stats.turn_us_max, now - self.turn_started);
+        let took = now - self.turn_started;
+        let cpu =
+            if took >= SAMPLE_INTERVAL { took.min(thread_cpu().saturating_sub(self.turn_cpu)) } else { took };
+        raise(&mut self.stats.turn, took, cpu);
         self.stats.turns += 1;
     }
 
@@ -90,26 +127,49 @@ impl TurnClock {
         self.stats
     }
 
-    #[cold]
-    fn long_stage(&mut self, stage: Stage, took: Duration) {
-        let cpu = thread_cpu();
-        let had = cpu.saturating_sub(self.cpu_sampled);
-        (self.sampled, self.cpu_sampled) = (self.stage_started, cpu);
-        raise(self.longest(stage), took.min(had));
+    /// Looks at the thread's CPU time, unless it did so just now.
+    #[inline]
+    fn sample(&mut self, now: Instant) {
+        if now - self.sampled >= SAMPLE_INTERVAL {
+            self.sampled = now;
+            self.cpu_sampled = thread_cpu();
+        }
     }
 
-    fn longest(&mut self, stage: Stage) -> &mut u64 {
+    /// A stage took so long, and has just ended.
+    #[inline]
+    fn charge(&mut self, stage: Stage, took: Duration) {
+        let cpu = if took >= SAMPLE_INTERVAL { self.cpu_of(took) } else { took };
+        self.last = (took, cpu);
+        raise(self.longest(stage), took, cpu);
+    }
+
+    /// CPU time in the last `took`.
+    #[cold]
+    fn cpu_of(&mut self, took: Duration) -> Duration {
+        let cpu = thread_cpu();
+        let had = cpu.saturating_sub(self.cpu_sampled);
+        (self.sampled, self.cpu_sampled) = (Instant::now(), cpu);
+        took.min(had)
+    }
+
+    fn longest(&mut self, stage: Stage) -> &mut Longest {
         match stage {
-            Stage::Requests => &mut self.stats.requests_us_max,
-            Stage::Expiry => &mut self.stats.expiry_us_max,
-            Stage::Snapshot => &mut self.stats.snapshot_us_max,
-            Stage::Replies => &mut self.stats.replies_us_max,
+            Stage::Requests => &mut self.stats.requests,
+            Stage::Expiry => &mut self.stats.expiry,
+            Stage::Compaction => &mut self.stats.compaction,
+            Stage::Items => &mut self.stats.items,
+            Stage::Snapshot => &mut self.stats.snapshot,
+            Stage::Log => &mut self.stats.log,
+            Stage::Replies => &mut self.stats.replies,
         }
     }
 }
 
-fn raise(longest_us: &mut u64, took: Duration) {
-    *longest_us = (*longest_us).max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+fn raise(longest: &mut Longest, wall: Duration, cpu: Duration) {
+    let us = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    longest.wall_us = longest.wall_us.max(us(wall));
+    longest.cpu_us = longest.cpu_us.max(us(cpu));
 }
 
 /// CPU time of this thread, user and system.
@@ -122,23 +182,63 @@ fn thread_cpu() -> Duration {
 mod tests {
     use super::*;
 
+    fn sleep_ms(ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+
+    /// Keeps the CPU busy for so long of its time.
+    fn work_ms(ms: u64) {
+        let (began, before) = (Instant::now(), thread_cpu());
+        while thread_cpu() - before < Duration::from_millis(ms) {
+            assert!(began.elapsed() < Duration::from_secs(60), "no CPU for a minute");
+        }
+    }
+
     #[test]
-    fn a_stage_is_charged_for_work_and_not_for_sleep() {
+    fn a_stage_is_charged_for_work_and_apart_from_it_for_sleep() {
         let mut clock = TurnClock::new(true);
         clock.begin();
-        std::thread::sleep(Duration::from_millis(30));
+        sleep_ms(30);
         clock.end_of(Stage::Requests);
-        let busy = Instant::now();
-        let before = thread_cpu();
-        while thread_cpu() - before < Duration::from_millis(5) {
-            assert!(busy.elapsed() < Duration::from_secs(60), "no CPU for a minute");
-        }
+        work_ms(5);
         clock.end_of(Stage::Expiry);
         clock.end();
         let stats = clock.stats();
-        assert!(stats.turn_us_max >= 35_000, "{stats:?}");
-        assert!(stats.requests_us_max < 15_000, "asleep for 30 ms: {stats:?}");
-        assert!(stats.expiry_us_max >= 4_900, "{stats:?}");
-        assert_eq!((stats.turns, stats.snapshot_us_max), (1, 0));
+        assert!(stats.turn.wall_us >= 35_000 && stats.requests.wall_us >= 30_000, "{stats:?}");
+        assert!(stats.requests.cpu_us < 15_000 && stats.turn.cpu_us < 20_000, "asleep for 30 ms: {stats:?}");
+        assert!(stats.expiry.cpu_us >= 4_900 && stats.turn.cpu_us >= 4_900, "{stats:?}");
+        assert_eq!((stats.turns, stats.snapshot, stats.growth), (1, Longest::default(), Longest::default()));
+    }
+
+    #[test]
+    fn an_interruption_is_taken_out_of_the_stage_that_it_interrupts() {
+        let mut clock = TurnClock::new(true);
+        clock.begin();
+        let since = clock.interrupt();
+        sleep_ms(30);
+        clock.end_of_interruption(Stage::Log, since);
+        clock.end_of(Stage::Compaction);
+        clock.end();
+        let stats = clock.stats();
+        assert!(stats.log.wall_us >= 30_000, "{stats:?}");
+        assert!(stats.compaction.wall_us < 20_000, "the log's: {stats:?}");
+        assert!(stats.turn.wall_us >= 30_000, "{stats:?}");
+    }
+
+    #[test]
+    fn growth_is_the_requests_of_a_turn_that_grew() {
+        let mut clock = TurnClock::new(true);
+        for (ms, grows) in [(2, true), (12, false)] {
+            clock.begin();
+            sleep_ms(ms);
+            clock.end_of(Stage::Requests);
+            if grows {
+                clock.grew();
+            }
+            clock.end();
+        }
+        let stats = clock.stats();
+        assert!(stats.requests.wall_us >= 12_000, "{stats:?}");
+        assert!((2_000..stats.requests.wall_us).contains(&stats.growth.wall_us), "{stats:?}");
     }
 }

@@ -4,11 +4,11 @@
 //! a connection that has gone it is counted out and nothing more.
 
 use tenure::Granted as CoreGranted;
-use tenure::request::{Reply, StationStats};
+use tenure::request::{Reply, StationStats, TurnStats};
 use tenure_protocol::encode::reply;
 use tenure_protocol::{
-    Failed, Granted, InfoNumber, InfoText, LeaseId, Listed, Refusal, RequestId, TimeToLive, Token, tag,
-    text_tag,
+    Failed, Granted, InfoNumber, InfoText, LeaseId, Listed, Refusal, RequestId, TURN_CAUSES, TimeToLive,
+    Token, tag, text_tag,
 };
 
 use super::apply::SERVER_NAME;
@@ -204,12 +204,9 @@ fn put_info(out: &mut Vec<u8>, id: RequestId, stats: &[(u16, StationStats)], des
             InfoNumber { tag: tag::OLDEST_POSITION, index, value: oldest },
             InfoNumber { tag: tag::SHARD_LEASES, index, value: stats.shard.lease_count },
             InfoNumber { tag: tag::SHARD_TIME_MS, index, value: stats.time_ms },
-            InfoNumber { tag: tag::TURN_US_MAX, index, value: stats.turns.turn_us_max },
-            InfoNumber { tag: tag::TURN_REQUESTS_US_MAX, index, value: stats.turns.requests_us_max },
-            InfoNumber { tag: tag::TURN_EXPIRY_US_MAX, index, value: stats.turns.expiry_us_max },
-            InfoNumber { tag: tag::TURN_SNAPSHOT_US_MAX, index, value: stats.turns.snapshot_us_max },
-            InfoNumber { tag: tag::TURN_REPLIES_US_MAX, index, value: stats.turns.replies_us_max },
         ]
+        .into_iter()
+        .chain(turn_numbers(index, &stats.turns))
     });
     let lateness = (0..tenure_core::LATENESS_BUCKETS).filter_map(|bucket| {
         let value = stats.iter().map(|(_, stats)| stats.shard.lateness_ms_log2[bucket]).sum::<u64>();
@@ -223,6 +220,28 @@ fn put_info(out: &mut Vec<u8>, id: RequestId, stats: &[(u16, StationStats)], des
         InfoText { tag: text_tag::DURABILITY, text: &durability_text },
     ];
     reply::info(out, id, numbers.chain(by_shard).chain(lateness), texts.into_iter());
+}
+
+/// How long a core's turns took at most, and why.
+fn turn_numbers(index: u16, turns: &TurnStats) -> impl Iterator<Item = InfoNumber> + Clone {
+    let longest = [
+        turns.turn,
+        turns.requests,
+        turns.growth,
+        turns.expiry,
+        turns.compaction,
+        turns.items,
+        turns.snapshot,
+        turns.log,
+        turns.replies,
+    ];
+    TURN_CAUSES.into_iter().zip(longest).flat_map(move |(cause, longest)| {
+        [(cause.wall, longest.wall_us), (cause.cpu, longest.cpu_us)].map(|(tag, value)| InfoNumber {
+            tag,
+            index,
+            value,
+        })
+    })
 }
 
 /// CPU time of this process, user and system, µs.
