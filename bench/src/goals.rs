@@ -6,6 +6,7 @@
 //!  one million  a server on one core            renew, grant, lateness, storm
 //!  ten million  a server, twice                 memory and recovery, either kind of ID
 //!  live leases  a server                        as many as there shall be: granted, renewed, recovered, expired
+//!  peers        tenure-compare, when asked for  etcd, Redis, Valkey, memcached beside Tenure
 //! ```
 //! Each row has its goal, what was measured, and the floor measured minutes before on the same CPUs. Rows
 //! that miss are shown as missed: a run fails only when something could not be measured or broke the
@@ -14,6 +15,7 @@
 //! measured, so that a report can be judged again.
 
 mod measure;
+mod peers;
 mod rows;
 mod table;
 
@@ -36,6 +38,9 @@ pub(crate) use table::{
     verdict as goal_verdict,
 };
 
+pub(crate) use peers::{absent as absent_peers, cells as peer_cells};
+
+pub use peers::PeerRow;
 pub use rows::{Bound, Figure, GoalRow, Unit};
 
 /// Arguments of `tenure bench goals`.
@@ -53,6 +58,10 @@ pub struct GoalsArgs {
     /// Small counts, to see that everything works: about a minute. Its figures say nothing
     #[arg(long)]
     pub quick: bool,
+    /// Measure etcd, Redis, Valkey and memcached beside Tenure, too: ten minutes more. Needs tenure-compare beside
+    /// this program, and the peers installed (bench/compare/install-peers.sh)
+    #[arg(long)]
+    pub peers: bool,
     /// Leases of the row "live leases"; 0 to leave it out [default: 100000000, or what half of the memory holds]
     #[arg(long, value_name = "N")]
     pub live_leases: Option<u64>,
@@ -121,6 +130,9 @@ pub struct Goals {
     pub live: Option<Report>,
     /// The verdicts.
     pub rows: Vec<GoalRow>,
+    /// Tenure and its peers, when they were asked for.
+    #[serde(default)]
+    pub peers: Vec<PeerRow>,
     /// Whole run, seconds.
     pub elapsed_s: f64,
     /// Share of the machine's CPUs that other processes took meanwhile, 0 to 1.

@@ -53,13 +53,14 @@ pub use args::{BenchArgs, CpuChoice, Ids, Order, Output, Phase};
 pub use control::ServerInfo;
 pub use floor::disk::Commits;
 pub use floor::echo::Echoed;
-pub use goals::{Bound, Figure, Floors, GoalRow, Goals, GoalsArgs, Unit};
+pub use goals::{Bound, Figure, Floors, GoalRow, Goals, GoalsArgs, PeerRow, Unit};
 pub use host::Host;
 pub use in_process::InProcess;
 pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
 pub use report::{
-    ConnectionsRow, LatenessRow, Line, MemoryRow, Report, ReportArgs, RestartRow, Row, SCHEMA, StormSeries,
+    ConnectionsRow, LatenessRow, Line, MemoryRow, Report, ReportArgs, RestartRow, Row, SCHEMA,,
+    StormSeries,
 };
 pub use scale::{Scale, ScaleArgs};
 pub use timeline::Series;
@@ -118,6 +119,7 @@ pub enum Command {
     #[command(after_help = "Examples:
   tenure bench goals
   tenure bench goals --quick --json
+  tenure bench goals --peers --json-out runs.jsonl
 
 Exit code 0 when everything could be measured, whether or not the goals are met.")]
     Goals(GoalsArgs),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tenure_protocol::{LeaseId, RequestId, encode, renew_frame};
 
-use super::{Floors, Goals, GoalsArgs, rows};
+use super::{Floors, Goals, GoalsArgs, peers, rows};
 use crate::SCHEMA;
 use crate::args::{BenchArgs, CpuChoice, Ids, Phase};
 use crate::floor::echo::Echo;
@@ -58,6 +58,10 @@ pub(super) fn measure(args: &GoalsArgs, exe: PathBuf) -> anyhow::Result<Goals> {
         measuring.in_process();
     }
     measuring.servers();
+    if args.peers {
+        let _watch = interrupt::Watch::start();
+        measuring.peers();
+    }
     let mut goals = measuring.goals;
     goals.elapsed_s = began.elapsed().as_secs_f64();
     goals.others_share = neighbours.share();
@@ -106,6 +110,7 @@ impl<'a> Measuring<'a> {
             ten_million_chosen: None,
             live: None,
             rows: Vec::new(),
+            peers: Vec::new(),
             elapsed_s: 0.0,
             others_share: None,
             failures: Vec::new(),
@@ -214,6 +219,14 @@ impl<'a> Measuring<'a> {
             let phases = [Fill, RenewBatch, Restart, Revoke, Storm];
             self.goals.live = self.server("live leases", &phases, live, Ids::Assigned);
         }
+    }
+
+    fn peers(&mut self) {
+        let found = self.part("peers", |m| peers::measure(&m.exe, m.args.quick, &m.place));
+        self.goals.peers = found.unwrap_or_default();
+        self.goals.interrupted |= interrupt::is_interrupted();
+        let problems = peers::problems(&self.goals.peers);
+        self.goals.failures.extend(problems.into_iter().map(|problem| format!("peers: {problem}")));
     }
 
     fn server(&mut self, label: &str, phases: &[Phase], leases: u64, ids: Ids) -> Option<Report> {

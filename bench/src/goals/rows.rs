@@ -442,6 +442,7 @@ mod tests {
             ten_million_chosen: Some(report(&[], &[])),
             live: Some(report(&["renew-batch"], &["storm"])),
             rows: Vec::new(),
+            peers: Vec::new(),
             elapsed_s: 0.0,
             others_share: None,
             failures: Vec::new(),

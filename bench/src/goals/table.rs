@@ -1,7 +1,7 @@
 //! The goals as a table for people.
 
 use super::rows::{Bound, Figure, Unit};
-use super::{GoalRow, Goals};
+use super::{GoalRow, Goals, peers};
 use crate::human;
 use crate::neighbours;
 use crate::report::aligned;
@@ -48,6 +48,18 @@ pub(super) fn render(goals: &Goals) -> String {
     line(summary(&goals.rows));
     if let Some(text) = near_floor(&goals.rows) {
         line(text);
+    }
+    if !goals.peers.is_empty() {
+        line(String::new());
+        line(
+            "Beside the peers, Tenure measured again among them; in brackets how many times better it is"
+                .to_owned(),
+        );
+        aligned(&peers::cells(&goals.peers, |text| format!("{text} LOST")), 1, &mut line);
+        for peer in peers::absent(&goals.peers) {
+            line(format!("not measured: {peer}"));
+        }
+        line(String::new());
     }
     if let Some(note) = neighbours::note(goals.others_share) {
         line(note);

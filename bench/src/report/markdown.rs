@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::{Line, Report};
 use crate::goals::{
-    Figure, GoalRow, Goals, goal_bound, goal_text, goal_times, goal_verdict, goals_near_floor,
+    Figure, GoalRow, Goals, PeerRow, absent_peers, goal_bound, goal_text, goal_times, goal_verdict,
+    goals_near_floor, peer_cells,
 };
 use crate::host::Host;
 use crate::human;
@@ -75,10 +76,37 @@ fn goal_section(out: &mut String, goals: &Goals) {
             );
         }
     }
+    peers(out, &goals.peers);
     losses(out, &goals.rows);
     floors(out, &goals.rows);
     for failure in &goals.failures {
         let _ = writeln!(out, "\nNot measured: {failure}");
+    }
+}
+
+/// Tenure and its peers, as a table.
+fn peers(out: &mut String, rows: &[PeerRow]) {
+    if rows.is_empty() {
+        return;
+    }
+    out.push_str(
+        "\n### Beside the peers\n\n`tenure bench goals --peers`: Tenure measured again among its peers, by \
+         `tenure-compare`; in brackets how many times better Tenure is than the best shape of the peer, and bold where \
+         Tenure loses. What is and what is not equal is in [benchmarks-peers.md](benchmarks-peers.md).\n\n",
+    );
+    table(out, &peer_cells(rows, |text| format!("**{text}**")));
+    for peer in absent_peers(rows) {
+        let _ = writeln!(out, "\nNot measured: {peer}.");
+    }
+}
+
+/// A table whose first row is its head; the first column is flush left.
+fn table(out: &mut String, cells: &[Vec<String>]) {
+    for (index, row) in cells.iter().enumerate() {
+        let _ = writeln!(out, "| {} |", row.join(" | "));
+        if index == 0 {
+            let _ = writeln!(out, "| --- |{}", " ---: |".repeat(row.len() - 1));
+        }
     }
 }
 
@@ -140,12 +168,7 @@ fn scale_section(out: &mut String, scale: &Scale) {
         out,
         "`tenure bench scale --to {most}`: one shard on one core, for each number of leases.\n"
     );
-    for (index, row) in scale.cells().into_iter().enumerate() {
-        let _ = writeln!(out, "| {} |", row.join(" | "));
-        if index == 0 {
-            let _ = writeln!(out, "| --- |{}", " ---: |".repeat(row.len() - 1));
-        }
-    }
+    table(out, &scale.cells());
 }
 
 fn run_section(out: &mut String, report: &Report) {
