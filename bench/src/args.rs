@@ -50,7 +50,7 @@ pub struct BenchArgs {
     /// Measured time of each phase, such as 5s or 800ms [default: 5s, quick 1s]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub duration: Option<Duration>,
-    /// Operations per second of open and mixed [default: half of what renew reached; mixed --foreground-rate]
+    /// Operations per second of open, grant-open and mixed [default: half of what renew or grant reached; mixed --foreground-rate]
     #[arg(long, value_name = "PER_S")]
     pub rate: Option<f64>,
     /// Renewals per second beside storm and lateness, operations of mixed [default: 100000]
@@ -132,6 +132,8 @@ pub enum Phase {
     Grant1,
     /// Renew at a fixed rate; latency from the intended send time
     Open,
+    /// Grant at a fixed rate, durably; latency from the intended send time
+    GrantOpen,
     /// Leases ending a few at a time, first alone, then beside renewals: how late
     Lateness,
     /// --expire-leases leases with one deadline, beside renewals

@@ -1,4 +1,4 @@
-//! The open loop: renewals at a fixed rate, whatever the server does.
+//! The open loop: renewals, or grants, at a fixed rate, whatever the server does.
 //!
 //! Operation `k` is *meant* to be sent at `start + k / rate`, and its latency starts there, not when
 //! it was sent: a stall of the server delays the operations behind it, and each of them says so (no
@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tenure_client::machine::Delivery;
-use tenure_protocol::{Event, LeaseId, Request, Response};
+use tenure_protocol::{Event, Grant, LeaseId, Request, Response};
 
 use crate::clock::ns;
 use crate::ends::Ends;
-use crate::lane::Lane;
+use crate::lane::{Keep, Lane, Stock};
 use crate::latency::Latency;
 use crate::limits::{OPEN_LOOP_WRITE_MAX, SILENCE_MAX};
 use crate::link::Link;
@@ -42,6 +42,8 @@ const SUBSCRIPTION: u64 = 1 << 62;
 pub(crate) struct OpenLoop {
     /// Renewals per second; 0 for none.
     pub(crate) per_second: f64,
+    /// In place of renewing, leases of this TTL are granted, one per frame; they are kept to be revoked.
+    pub(crate) grants_ttl_ms: Option<u64>,
     /// Leases per frame: 1 for frames of their own.
     pub(crate) batch: usize,
     /// Poll without sleeping: not where the log matters.
@@ -206,7 +208,11 @@ impl Running {
             }
         } else if late > 0 {
             ring.end_idle();
-            self.renew(lane, ring, late.min(OPEN_LOOP_WRITE_MAX as u64), now_ns)?;
+            let count = late.min(OPEN_LOOP_WRITE_MAX as u64);
+            match self.settings.grants_ttl_ms {
+                Some(ttl_ms) => self.grant(lane, ring, count, ttl_ms, now_ns)?,
+                None => self.renew(lane, ring, count, now_ns)?,
+            }
         }
         let elapsed_ns = (now_ns - self.began_ns).min(ns(self.settings.span));
         self.in_flight += self.side.send(lane, ring, self.settings.links, elapsed_ns)?;
@@ -230,8 +236,7 @@ impl Running {
                 continue;
             }
             // The frame is meant for the moment at which its last lease is due.
-            let last = (self.issued + count) as f64;
-            let meant_ns = self.began_ns + (last * 1e9 / self.settings.per_second) as u64;
+            let meant_ns = self.meant_ns(self.issued + count);
             let ids = link.next_leases(lane.stock.to_renew(link.shard), count as usize);
             if ids.is_empty() {
                 continue;
@@ -249,7 +254,6 @@ impl Running {
     /// Sends `count` renewals on the next link that has room for some.
     #[inline]
     fn renew(&mut self, lane: &mut Lane, ring: &mut Ring, count: u64, now_ns: u64) -> anyhow::Result<()> {
-        let interval_ns = 1e9 / self.settings.per_second;
         for _ in 0..self.settings.links {
             let wire = self.next_link;
             let link = &mut lane.links[wire];
@@ -259,7 +263,7 @@ impl Running {
             let mut sent = 0;
             while sent < room {
                 let Some(id) = link.next_lease(leases) else { break };
-                let meant_ns = self.began_ns + ((self.issued + sent) as f64 * interval_ns) as u64;
+                let meant_ns = self.meant_ns(self.issued + sent);
                 link.machine.send_renew(id, meant_ns)?;
                 self.send_lag.record(now_ns.saturating_sub(meant_ns));
                 sent += 1;
@@ -274,12 +278,48 @@ impl Running {
         Ok(())
     }
 
+    /// Sends `count` grants on the next link that has room for some.
+    fn grant(
+        &mut self,
+        lane: &mut Lane,
+        ring: &mut Ring,
+        count: u64,
+        ttl_ms: u64,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
+        for _ in 0..self.settings.links {
+            let wire = self.next_link;
+            let link = &mut lane.links[wire];
+            self.next_link = (self.next_link + 1) % self.settings.links;
+            let room = u64::from(link.machine.room()).min(count);
+            for place in 0..room {
+                let meant_ns = self.meant_ns(self.issued + place);
+                let grant = Grant { ttl_ms, id: lane.stock.id_to_grant(link.shard), sequence: 0 };
+                link.machine.send(&Request::Grant(grant), meant_ns)?;
+                self.send_lag.record(now_ns.saturating_sub(meant_ns));
+            }
+            self.issued += room;
+            self.in_flight += room;
+            if room > 0 {
+                link.send(wire, ring);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// When operation `number` is meant to be sent.
+    #[inline]
+    fn meant_ns(&self, number: u64) -> u64 {
+        self.began_ns + (number as f64 * 1e9 / self.settings.per_second) as u64
+    }
+
     /// How long the lane may sleep, when it sleeps at all.
     fn patience(&self, now_ns: u64) -> Duration {
         if self.settings.per_second <= 0.0 {
             return Duration::from_micros(200);
         }
-        let next_ns = self.began_ns + ((self.issued + 1) as f64 * 1e9 / self.settings.per_second) as u64;
+        let next_ns = self.meant_ns(self.issued + 1);
         Duration::from_nanos(next_ns.saturating_sub(now_ns).clamp(PACE_NS_MIN, 1_000_000))
     }
 
@@ -293,7 +333,7 @@ impl Running {
             let now_ns = lane.clock.now_ns();
             let before = self.operations();
             self.slowest_ns = 0;
-            self.receive(link, wire, now_ns)?;
+            self.receive(link, &mut lane.stock, wire, now_ns)?;
             self.timeline.add(now_ns, self.operations() - before, self.slowest_ns);
             link.send(wire, ring);
             arrived_ns = Some(now_ns);
@@ -302,7 +342,13 @@ impl Running {
     }
 
     #[inline]
-    fn receive(&mut self, link: &mut Link, wire: usize, now_ns: u64) -> anyhow::Result<()> {
+    fn receive(
+        &mut self,
+        link: &mut Link,
+        stock: &mut Stock,
+        wire: usize,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
         loop {
             while let Some((meant_ns, _)) = link.machine.poll_renewed() {
                 let ns = now_ns.saturating_sub(meant_ns);
@@ -334,7 +380,7 @@ impl Running {
                         let ends = &mut self.settings.ends;
                         self.side.reply(token, &response, wire, now_ns, ends)?;
                     } else {
-                        self.reply(token, &response, now_ns)?;
+                        self.reply(token, &response, stock, now_ns)?;
                     }
                 }
             }
@@ -342,7 +388,13 @@ impl Running {
     }
 
     /// A reply that is not a plain Renewed.
-    fn reply(&mut self, meant_ns: u64, response: &Response<'_>, now_ns: u64) -> anyhow::Result<()> {
+    fn reply(
+        &mut self,
+        meant_ns: u64,
+        response: &Response<'_>,
+        stock: &mut Stock,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
         let tally = if meant_ns < self.settings.split_ns { &mut self.before } else { &mut self.after };
         match response {
             Response::RenewBatch(outcome) => {
@@ -353,6 +405,16 @@ impl Running {
                 tally.operations += u64::from(outcome.count()) - outcome.failed_count() as u64;
                 outcome.failed().for_each(|failed| tally.refused(failed.refusal));
                 self.glance.record(ns, 1);
+                Ok(())
+            }
+            Response::Granted(granted) => {
+                let ns = now_ns.saturating_sub(meant_ns);
+                tally.latency.record(ns);
+                tally.operations += 1;
+                tally.frames += 1;
+                self.slowest_ns = self.slowest_ns.max(ns);
+                self.glance.record(ns, 1);
+                stock.put(granted.id, Keep::Extra);
                 Ok(())
             }
             Response::Refused(refused) => {

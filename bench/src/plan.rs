@@ -41,7 +41,7 @@ pub struct Plan {
     pub duration: Duration,
     /// Most leases that the grant phase grants.
     pub grants_max: u64,
-    /// Renewals per second of the open loop; `None`: half of what renew reached.
+    /// Operations per second of open loops; `None`: half of what renew or grant reached.
     pub rate: Option<f64>,
     /// Renewals per second beside storm and lateness.
     pub foreground_rate: f64,

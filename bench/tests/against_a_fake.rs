@@ -89,7 +89,8 @@ fn a_server_that_keeps_the_contract_comes_out_clean() {
 
 #[test]
 fn workloads_come_out_clean_and_leave_no_lease_behind() {
-    let phases = [Phase::Fill, Phase::Mixed, Phase::Fleet, Phase::Churn, Phase::Cross, Phase::Revoke];
+    use Phase::{Churn, Cross, Fill, Fleet, GrantOpen, Mixed, Revoke};
+    let phases = [Fill, Mixed, Fleet, Churn, Cross, GrantOpen, Revoke];
     let report = bench(Fault::ServesEveryShard, &phases);
     assert!(report.is_clean(), "{}", report.to_text());
     let row = |phase: &str| report.rows.iter().find(|row| row.phase == phase).unwrap();
@@ -103,6 +104,9 @@ fn workloads_come_out_clean_and_leave_no_lease_behind() {
     assert_eq!((row("fleet: few").operations, row("fleet: many").operations), (1_200, 1_200));
     assert!(row("fleet: many").load.contains("20 conns"), "{}", row("fleet: many").load);
     assert!(row("churn").operations > 0);
+    // An open loop sends what it promised: 2,000/s for 0.2 s.
+    let granted = row("grant-open");
+    assert!((granted.operations, granted.open_loop) == (400, true) && granted.send_lag.is_some());
     let cross: Vec<&str> =
         report.rows.iter().filter(|row| row.phase == "cross").map(|row| &*row.load).collect();
     assert_eq!(cross.len(), 3);
@@ -110,7 +114,7 @@ fn workloads_come_out_clean_and_leave_no_lease_behind() {
     // What churned was revoked, but for what the mixed load still held.
     let still_held = 20 - row("mixed: revoke").operations;
     assert!((1..20).contains(&still_held), "{still_held}");
-    assert_eq!(row("revoke").operations, 3_000 + still_held);
+    assert_eq!(row("revoke").operations, 3_000 + 400 + still_held);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The phases that answer "how many and how fast": fill, renew, grant, open loop, revoke.
+//! The phases that answer "how many and how fast": fill, renew, grant, open loops, revoke.
 //!
 //! A closed phase over time is preceded by a short one that is not counted, so that buffers, tables
 //! and branch predictors are warm. Lists of leases are checked against the server's own count where
@@ -32,6 +32,7 @@ impl Run {
             Phase::RenewBatch => self.renew_batch(),
             Phase::Grant => self.grant(),
             Phase::Grant1 => self.grant1(),
+            Phase::GrantOpen => self.grant_open(),
             Phase::Open => self.open(),
             Phase::Lateness => self.lateness(),
             Phase::Storm => self.storm(),
@@ -177,27 +178,50 @@ impl Run {
         self.check_count("grant1")
     }
 
-    /// What renew reached; measured now when it has not run.
-    fn renew_rate(&mut self) -> anyhow::Result<f64> {
-        if let Some(rate) = self.report.rate_of("renew") {
+    /// The rate of an open loop: what was asked for, or half of what `phase` reached, measured now when it has not
+    /// run.
+    fn open_rate(&mut self, phase: &str, operation: Operation) -> anyhow::Result<f64> {
+        if let Some(rate) = self.plan.rate {
             return Ok(rate);
         }
-        let settings =
-            ClosedLoop { span: Duration::from_secs(1), ..self.timed(Operation::Renew, self.plan.depth) };
-        let (tally, _) = self.closed_loop("open: find the maximum", |_, _| settings)?;
-        Ok(tally.operations as f64 * 1e9 / tally.elapsed_ns.max(1) as f64)
+        if let Some(rate) = self.report.rate_of(phase) {
+            return Ok(rate / 2.0);
+        }
+        let settings = ClosedLoop { span: Duration::from_secs(1), ..self.timed(operation, self.plan.depth) };
+        let (tally, _) = self.closed_loop("find the maximum", |_, _| settings)?;
+        Ok(tally.operations as f64 * 1e9 / tally.elapsed_ns.max(1) as f64 / 2.0)
     }
 
     fn open(&mut self) -> anyhow::Result<()> {
-        let rate = match self.plan.rate {
-            Some(rate) => rate,
-            None => self.renew_rate()? / 2.0,
-        };
-        let (span, threads) = (self.plan.duration, self.plan.load_threads);
-        let per_second = rate / threads as f64;
-        let (tallies, usage) = self.on_lanes("open", |lane, board| {
-            open_loop::run(lane, foreground(lane, per_second, span), board)
+        let rate = self.open_rate("renew", Operation::Renew)?;
+        let (span, per_second) = (self.plan.duration, rate / self.plan.load_threads as f64);
+        self.open_row("open", rate, |lane| foreground(lane, per_second, span))
+    }
+
+    /// As open, but grants, which wait for the disk.
+    fn grant_open(&mut self) -> anyhow::Result<()> {
+        let rate = self.open_rate("grant", self.grant_operation())?;
+        let per_second = rate / self.plan.load_threads as f64;
+        // As many as are kept to be revoked, at most.
+        let span = self.plan.duration.min(Duration::from_secs_f64(self.plan.grants_max as f64 / rate));
+        let grants_ttl_ms = Some(self.plan.ttl_ms);
+        self.open_row("grant-open", rate, |lane| OpenLoop {
+            grants_ttl_ms,
+            spins: false,
+            ..foreground(lane, per_second, span)
         })?;
+        self.check_count("grant-open")
+    }
+
+    fn open_row(
+        &mut self,
+        phase: &str,
+        rate: f64,
+        settings: impl Fn(&Lane) -> OpenLoop + Sync,
+    ) -> anyhow::Result<()> {
+        let threads = self.plan.load_threads;
+        let (tallies, usage) =
+            self.on_lanes(phase, |lane, board| open_loop::run(lane, settings(lane), board))?;
         let mut send_lag = crate::latency::Latency::new();
         let mut tally = Tally::new();
         for lane in tallies {
@@ -206,7 +230,7 @@ impl Run {
             lane.after.refusals.iter().for_each(|(what, count)| tally.failed(what, *count));
         }
         let load = format!("{}/s over {} conns", human::count(rate), self.plan.connections);
-        let row = row("open", load, threads, tally, Some(usage));
+        let row = row(phase, load, threads, tally, Some(usage));
         self.show(crate::report::Row { open_loop: true, send_lag: send_lag.quantiles(), ..row });
         Ok(())
     }
@@ -229,6 +253,7 @@ impl Run {
 pub(super) fn foreground(lane: &Lane, per_second: f64, span: Duration) -> OpenLoop {
     OpenLoop {
         per_second,
+        grants_ttl_ms: None,
         batch: 1,
         spins: true,
         links: lane.links.len(),
