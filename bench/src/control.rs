@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use tenure_client::machine::Delivery;
-use tenure_protocol::{Info, Request, Response, tag, text_tag};
+use tenure_protocol::{Info, Request, Response, TURN_CAUSES, tag, text_tag};
 
 use crate::limits::SILENCE_MAX;
 use crate::link::{Introduction, Link};
+use crate::report::StallRow;
 
 /// Connects when it is first needed.
 pub(crate) struct Control {
@@ -42,6 +43,9 @@ pub struct ServerInfo {
     /// CPU time that it has used, where it says so.
     #[serde(skip)]
     pub cpu: Option<Duration>,
+    /// The longest turns of its cores since it started.
+    #[serde(skip)]
+    pub stalls: Vec<StallRow>,
 }
 
 impl Control {
@@ -86,5 +90,16 @@ fn read(info: &Info<'_>) -> ServerInfo {
         lateness_ms_max: info.number(tag::LATENESS_MS_MAX),
         recovery_ms: info.number(tag::RECOVERY_MS),
         cpu: info.number(tag::CPU_US).map(Duration::from_micros),
+        stalls: stalls(info),
     }
+}
+
+/// Of all cores, the longest.
+fn stalls(info: &Info<'_>) -> Vec<StallRow> {
+    let longest = |tag| info.numbers().filter(|number| number.tag == tag).map(|number| number.value).max();
+    let known = TURN_CAUSES.iter().filter_map(|cause| {
+        let (wall_us, cpu_us) = longest(cause.wall).zip(longest(cause.cpu))?;
+        Some(StallRow { cause: cause.name.to_owned(), wall_us, cpu_us })
+    });
+    known.collect()
 }

@@ -59,7 +59,7 @@ pub use in_process::InProcess;
 pub use latency::Quantiles;
 pub use plan::{Plan, ServerPlan};
 pub use report::{
-    ConnectionsRow, LatenessRow, Line, MemoryRow, Report, ReportArgs, RestartRow, Row, SCHEMA,,
+    ConnectionsRow, LatenessRow, Line, MemoryRow, Report, ReportArgs, RestartRow, Row, SCHEMA, StallRow,
     StormSeries,
 };
 pub use scale::{Scale, ScaleArgs};

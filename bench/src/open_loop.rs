@@ -8,7 +8,7 @@
 //! leases over a pool of connections.
 //!
 //! Beside the renewals a loop may watch end-of-lease events ([`Ends`]), and grant leases that are left to
-//! expire or revoked ([`SideLoad`]).
+//! expire, revoked, or laden with items ([`SideLoad`]).
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,8 +30,8 @@ use crate::timeline::Timeline;
 
 mod side;
 
-pub(crate) use side::SideLoad;
-use side::{SIDE, Side};
+pub(crate) use side::{Fate, SideLoad};
+use side::{Moment, SIDE, Side};
 
 /// A loop that sleeps sleeps at least this long, so that what is due meanwhile leaves together.
 const PACE_NS_MIN: u64 = 20_000;
@@ -68,6 +68,8 @@ pub(crate) struct OpenTally {
     /// Grants and revocations beside them.
     pub(crate) grants: Tally,
     pub(crate) revokes: Tally,
+    /// Items attached to huge leases.
+    pub(crate) attaches: Tally,
     /// How late the load side itself sent.
     pub(crate) send_lag: Latency,
     pub(crate) ends: Ends,
@@ -214,8 +216,13 @@ impl Running {
                 None => self.renew(lane, ring, count, now_ns)?,
             }
         }
-        let elapsed_ns = (now_ns - self.began_ns).min(ns(self.settings.span));
-        self.in_flight += self.side.send(lane, ring, self.settings.links, elapsed_ns)?;
+        let (elapsed_ns, span_ns) = (now_ns - self.began_ns, ns(self.settings.span));
+        let at = Moment {
+            elapsed_ns: elapsed_ns.min(span_ns),
+            is_over: elapsed_ns >= span_ns,
+            links: self.settings.links,
+        };
+        self.in_flight += self.side.send(lane, ring, at)?;
         Ok(())
     }
 
@@ -437,6 +444,7 @@ impl Running {
             after: self.after,
             grants: self.side.grants,
             revokes: self.side.revokes,
+            attaches: self.side.attaches,
             send_lag: self.send_lag,
             ends: self.settings.ends,
         }

@@ -54,6 +54,9 @@ pub struct Report {
     pub connections: Option<ConnectionsRow>,
     /// Memory of the server.
     pub memory: Option<MemoryRow>,
+    /// The longest that a core of the server answered nobody, by cause, since its (last) start.
+    #[serde(default)]
+    pub stalls: Vec<StallRow>,
     /// From SIGTERM to the exit of the server that was started, seconds.
     pub stop_s: Option<f64>,
     /// Whole run, seconds.
@@ -158,6 +161,17 @@ pub struct RestartRow {
     pub errors: BTreeMap<String, u64>,
 }
 
+/// The longest that a core of the server was busy with one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StallRow {
+    /// `turn` for a whole turn, in which it answers nobody; else what it was busy with.
+    pub cause: String,
+    /// By the wall, µs: the system may have given the CPU to somebody else meanwhile.
+    pub wall_us: u64,
+    /// CPU time, µs.
+    pub cpu_us: u64,
+}
+
 /// Memory of the server for connections.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ConnectionsRow {
@@ -231,6 +245,7 @@ impl Report {
             restarts: Vec::new(),
             connections: None,
             memory: None,
+            stalls: Vec::new(),
             stop_s: None,
             elapsed_s: 0.0,
             others_share: None,

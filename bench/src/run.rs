@@ -185,6 +185,8 @@ impl Run {
     /// Stops everything that was started.
     fn finish(mut self) -> Report {
         self.lanes.clear();
+        // A server that has died has said so elsewhere.
+        self.report.stalls = self.control.info().map(|info| info.stalls).unwrap_or_default();
         if let Some(peak) = self.watched.and_then(|watched| watched.memory()) {
             self.report.memory =
                 self.report.memory.map(|memory| MemoryRow { peak_bytes: Some(peak.peak_bytes), ..memory });

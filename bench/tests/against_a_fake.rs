@@ -96,10 +96,12 @@ fn workloads_come_out_clean_and_leave_no_lease_behind() {
     let row = |phase: &str| report.rows.iter().find(|row| row.phase == phase).unwrap();
     // 2,000 operations a second for 0.2 s: of them 5 % each are granted to expire, and to be revoked.
     // Renewals go on until the last of them has expired.
-    assert!(row("mixed: renew").operations >= 340);
+    assert!(row("mixed: renew").operations >= 320);
     assert_eq!(row("mixed: grant").operations, 40);
+    assert!(row("mixed: attach").operations > 0);
+    // And the leases with all their items: 6 each, 100 items a second.
     let mixed = report.lateness.iter().find(|row| row.phase == "mixed").unwrap();
-    assert_eq!(mixed.ended, 20);
+    assert!((20..=23).contains(&mixed.ended), "{}", mixed.ended);
     // 3,000 leases in 0.5 s.
     assert_eq!((row("fleet: few").operations, row("fleet: many").operations), (1_200, 1_200));
     assert!(row("fleet: many").load.contains("20 conns"), "{}", row("fleet: many").load);

@@ -1,8 +1,9 @@
 //! What an open loop does beside its renewals: grants at a rate, and what becomes of those leases.
 //!
 //! Leases of one stream are left alone and expire, so that their lateness can be told; those of another are
-//! held for a while and revoked, so that leases come and go at a constant number (churn). Latencies here
-//! start at the sending.
+//! held for a while and revoked, so that leases come and go at a constant number (churn); a third attaches items
+//! to one lease after the other, which then expires with all of them (a huge lease). Latencies here start at the
+//! sending.
 
 use std::collections::VecDeque;
 
@@ -19,33 +20,69 @@ use crate::tally::Tally;
 /// Marks the token of a request from here; the low bits are a time of the run's clock.
 pub(super) const SIDE: u64 = 1 << 63;
 const STREAM_SHIFT: u32 = 56;
-/// A revocation, in place of a stream's number.
+/// In place of a stream's number: a revocation, and one of a hoard that nobody counts.
 const REVOKE: u64 = 0x3f;
+const CLEARANCE: u64 = 0x3e;
 const TIME: u64 = (1 << STREAM_SHIFT) - 1;
 
 /// A churning stream holds its leases for about this long, s, before it revokes the oldest, but not more
 /// of them than this.
 const HELD_S: f64 = 0.05;
 const HELD_MAX: f64 = 1_024.0;
+/// An item: the lease's ID and its number.
+const ITEM_BYTES: usize = 16;
 
 /// A stream of grants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SideLoad {
+    /// Grants, or of a hoard its items.
     pub(crate) per_second: f64,
     /// TTLs are spread evenly over this range, ms.
     pub(crate) ttl_ms: (u64, u64),
     pub(crate) seed: u64,
-    /// Leases are revoked in the end; else they are left to expire.
-    pub(crate) revokes: bool,
+    pub(crate) fate: Fate,
+}
+
+/// What becomes of the leases of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
+    /// They are left to expire.
+    Expire,
+    /// The oldest is revoked when some more have been granted.
+    Revoke,
+    /// One at a time is granted; so many items are attached to it, and then it is left to expire.
+    Hoard { items: u64 },
 }
 
 struct Stream {
     load: SideLoad,
-    granted: u64,
+    /// Grants that were sent; of a hoard, items.
+    issued: u64,
     random: SmallRng,
     /// Which link granted what, oldest first.
     held: VecDeque<(usize, LeaseId)>,
     held_max: usize,
+    hoard: Hoarding,
+}
+
+/// Where a stream of huge leases is.
+#[derive(Clone, Copy)]
+enum Hoarding {
+    Idle,
+    Asked,
+    Holds(Hoard),
+}
+
+/// A lease that is being filled.
+#[derive(Clone, Copy)]
+struct Hoard {
+    wire: usize,
+    id: LeaseId,
+    sent_ns: u64,
+    ttl_ms: u64,
+    /// Items that were sent, and those that were acknowledged.
+    attached: u64,
+    acknowledged: u64,
 }
 
 /// The streams of one lane.
@@ -53,54 +90,47 @@ pub(super) struct Side {
     streams: Vec<Stream>,
     pub(super) grants: Tally,
     pub(super) revokes: Tally,
+    /// Items attached to huge leases.
+    pub(super) attaches: Tally,
+}
+
+/// What a turn of the loop has to say to its streams.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// Since the start, at most the loop's time.
+    pub(super) elapsed_ns: u64,
+    /// The loop's time is up.
+    pub(super) is_over: bool,
+    /// Links to use, from the first.
+    pub(super) links: usize,
 }
 
 impl Side {
     pub(super) fn new(loads: &[SideLoad]) -> Side {
         let stream = |load: &SideLoad| Stream {
             load: *load,
-            granted: 0,
+            issued: 0,
             random: SmallRng::seed_from_u64(load.seed),
             held: VecDeque::new(),
             held_max: (load.per_second * HELD_S).clamp(1.0, HELD_MAX) as usize,
+            hoard: Hoarding::Idle,
         };
-        Side { streams: loads.iter().map(stream).collect(), grants: Tally::new(), revokes: Tally::new() }
+        Side {
+            streams: loads.iter().map(stream).collect(),
+            grants: Tally::new(),
+            revokes: Tally::new(),
+            attaches: Tally::new(),
+        }
     }
 
-    /// Sends what is due `elapsed_ns` after the start, over the first `links` links; how many requests.
-    pub(super) fn send(
-        &mut self,
-        lane: &mut Lane,
-        ring: &mut Ring,
-        links: usize,
-        elapsed_ns: u64,
-    ) -> anyhow::Result<u64> {
+    /// Sends what is due; how many requests.
+    pub(super) fn send(&mut self, lane: &mut Lane, ring: &mut Ring, at: Moment) -> anyhow::Result<u64> {
         let mut sent = 0;
         for (number, stream) in self.streams.iter_mut().enumerate() {
-            let due = (elapsed_ns as f64 * stream.load.per_second / 1e9) as u64;
-            for _ in 0..due.saturating_sub(stream.granted).min(OPEN_LOOP_WRITE_MAX as u64) {
-                let wire = stream.granted as usize % links;
-                let link = &mut lane.links[wire];
-                if link.machine.room() == 0 {
-                    break;
-                }
-                let ttl_ms = stream.random.random_range(stream.load.ttl_ms.0..=stream.load.ttl_ms.1);
-                let grant = Grant { ttl_ms, id: lane.stock.id_to_grant(link.shard), sequence: 0 };
-                let token = SIDE | (number as u64) << STREAM_SHIFT | lane.clock.now_ns() & TIME;
-                link.machine.send(&Request::Grant(grant), token)?;
-                link.send(wire, ring);
-                stream.granted += 1;
-                sent += 1;
-                if stream.held.len() > stream.held_max
-                    && let Some((wire, id)) = stream.held.pop_front()
-                {
-                    let link = &mut lane.links[wire];
-                    let token = SIDE | REVOKE << STREAM_SHIFT | lane.clock.now_ns() & TIME;
-                    link.machine.send(&Request::Revoke { id }, token)?;
-                    link.send(wire, ring);
-                    sent += 1;
-                }
-            }
+            sent += match stream.load.fate {
+                Fate::Expire | Fate::Revoke => stream.send_grants(number as u64, lane, ring, at)?,
+                Fate::Hoard { items } => stream.send_items(number as u64, items, lane, ring, at)?,
+            };
         }
         Ok(sent)
     }
@@ -116,22 +146,31 @@ impl Side {
     ) -> anyhow::Result<()> {
         let number = (token & !SIDE) >> STREAM_SHIFT;
         let sent_ns = token & TIME;
-        let tally = if number == REVOKE { &mut self.revokes } else { &mut self.grants };
-        tally.latency.record(now_ns.saturating_sub(sent_ns));
-        tally.frames += 1;
-        match response {
-            Response::Granted(granted) => {
-                tally.operations += 1;
-                let stream = &mut self.streams[number as usize];
-                if stream.load.revokes {
-                    stream.held.push_back((wire, granted.id));
-                } else if let Ends::Trickle(trickle) = ends {
-                    trickle.granted(granted.id, sent_ns, granted.ttl_ms);
-                }
+        let stream = self.streams.get_mut(number as usize);
+        let hoards = stream.as_ref().is_some_and(|stream| matches!(stream.load.fate, Fate::Hoard { .. }));
+        let tally = match number {
+            REVOKE => &mut self.revokes,
+            CLEARANCE => &mut self.attaches,
+            _ if hoards => &mut self.attaches,
+            _ => &mut self.grants,
+        };
+        let counts = number != CLEARANCE && !matches!((hoards, response), (true, Response::Granted(_)));
+        if counts {
+            tally.latency.record(now_ns.saturating_sub(sent_ns));
+            tally.frames += 1;
+        }
+        match (response, stream) {
+            (Response::Refused(refused), _) => tally.refused(refused.refusal),
+            (Response::Revoked { .. }, _) => tally.operations += u64::from(counts),
+            (Response::Granted(granted), Some(stream)) => {
+                tally.operations += u64::from(counts);
+                stream.granted(wire, granted.id, sent_ns, granted.ttl_ms, ends);
             }
-            Response::Revoked { .. } => tally.operations += 1,
-            Response::Refused(refused) => tally.refused(refused.refusal),
-            other => anyhow::bail!("the server answered something else than was asked: {other:?}"),
+            (Response::Attached { .. }, Some(stream)) => {
+                tally.operations += 1;
+                stream.attached(ends);
+            }
+            (other, _) => anyhow::bail!("the server answered something else than was asked: {other:?}"),
         }
         Ok(())
     }
@@ -141,6 +180,139 @@ impl Side {
         for (_, id) in self.streams.iter_mut().flat_map(|stream| stream.held.drain(..)) {
             lane.stock.put(id, Keep::Extra);
         }
-        (self.grants.elapsed_ns, self.revokes.elapsed_ns) = (elapsed_ns, elapsed_ns);
+        for tally in [&mut self.grants, &mut self.revokes, &mut self.attaches] {
+            tally.elapsed_ns = elapsed_ns;
+        }
     }
+}
+
+impl Stream {
+    /// How many requests should have been sent by now, and have not.
+    fn due(&self, at: Moment) -> u64 {
+        ((at.elapsed_ns as f64 * self.load.per_second / 1e9) as u64).saturating_sub(self.issued)
+    }
+
+    fn send_grants(
+        &mut self,
+        number: u64,
+        lane: &mut Lane,
+        ring: &mut Ring,
+        at: Moment,
+    ) -> anyhow::Result<u64> {
+        let mut sent = 0;
+        for _ in 0..self.due(at).min(OPEN_LOOP_WRITE_MAX as u64) {
+            let wire = self.issued as usize % at.links;
+            if !self.grant(number, wire, lane, ring)? {
+                break;
+            }
+            self.issued += 1;
+            sent += 1;
+            if self.held.len() > self.held_max
+                && let Some((wire, id)) = self.held.pop_front()
+            {
+                revoke(REVOKE, wire, id, lane, ring)?;
+                sent += 1;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends a grant, where link `wire` has room for it.
+    fn grant(&mut self, number: u64, wire: usize, lane: &mut Lane, ring: &mut Ring) -> anyhow::Result<bool> {
+        let link = &mut lane.links[wire];
+        if link.machine.room() == 0 {
+            return Ok(false);
+        }
+        let ttl_ms = self.random.random_range(self.load.ttl_ms.0..=self.load.ttl_ms.1);
+        let grant = Grant { ttl_ms, id: lane.stock.id_to_grant(link.shard), sequence: 0 };
+        link.machine.send(&Request::Grant(grant), token(number, lane.clock.now_ns()))?;
+        link.send(wire, ring);
+        Ok(true)
+    }
+
+    fn send_items(
+        &mut self,
+        number: u64,
+        items: u64,
+        lane: &mut Lane,
+        ring: &mut Ring,
+        at: Moment,
+    ) -> anyhow::Result<u64> {
+        let mut hoard = match self.hoard {
+            Hoarding::Idle | Hoarding::Asked => {
+                // What was due before there is a lease is not caught up with.
+                self.issued += self.due(at);
+                let asks = matches!(self.hoard, Hoarding::Idle) && !at.is_over;
+                if !asks || !self.grant(number, number as usize % at.links, lane, ring)? {
+                    return Ok(0);
+                }
+                self.hoard = Hoarding::Asked;
+                return Ok(1);
+            }
+            // Half a hoard would be waited for to expire.
+            Hoarding::Holds(hoard) if at.is_over => {
+                self.hoard = Hoarding::Idle;
+                revoke(CLEARANCE, hoard.wire, hoard.id, lane, ring)?;
+                return Ok(1);
+            }
+            Hoarding::Holds(hoard) => hoard,
+        };
+        let link = &mut lane.links[hoard.wire];
+        let left = (items - hoard.attached).min(u64::from(link.machine.room()));
+        let count = self.due(at).min(OPEN_LOOP_WRITE_MAX as u64).min(left);
+        for _ in 0..count {
+            let mut item = [0; ITEM_BYTES];
+            item[..8].copy_from_slice(&hoard.id.0.to_le_bytes());
+            item[8..].copy_from_slice(&hoard.attached.to_le_bytes());
+            let request = Request::Attach { id: hoard.id, item: &item };
+            link.machine.send(&request, token(number, lane.clock.now_ns()))?;
+            hoard.attached += 1;
+        }
+        if count > 0 {
+            link.send(hoard.wire, ring);
+        }
+        self.issued += count;
+        self.hoard = Hoarding::Holds(hoard);
+        Ok(count)
+    }
+
+    fn granted(&mut self, wire: usize, id: LeaseId, sent_ns: u64, ttl_ms: u64, ends: &mut Ends) {
+        match self.load.fate {
+            Fate::Revoke => self.held.push_back((wire, id)),
+            Fate::Hoard { .. } => {
+                self.hoard =
+                    Hoarding::Holds(Hoard { wire, id, sent_ns, ttl_ms, attached: 0, acknowledged: 0 });
+            }
+            Fate::Expire => {
+                if let Ends::Trickle(trickle) = ends {
+                    trickle.granted(id, sent_ns, ttl_ms);
+                }
+            }
+        }
+    }
+
+    /// An item is attached. A lease that has all of them is left to expire.
+    fn attached(&mut self, ends: &mut Ends) {
+        let (Hoarding::Holds(hoard), Fate::Hoard { items }) = (&mut self.hoard, self.load.fate) else {
+            return;
+        };
+        hoard.acknowledged += 1;
+        if hoard.acknowledged == items {
+            if let Ends::Trickle(trickle) = ends {
+                trickle.granted(hoard.id, hoard.sent_ns, hoard.ttl_ms);
+            }
+            self.hoard = Hoarding::Idle;
+        }
+    }
+}
+
+fn revoke(number: u64, wire: usize, id: LeaseId, lane: &mut Lane, ring: &mut Ring) -> anyhow::Result<()> {
+    let link = &mut lane.links[wire];
+    link.machine.send(&Request::Revoke { id }, token(number, lane.clock.now_ns()))?;
+    link.send(wire, ring);
+    Ok(())
+}
+
+fn token(number: u64, now_ns: u64) -> u64 {
+    SIDE | number << STREAM_SHIFT | now_ns & TIME
 }

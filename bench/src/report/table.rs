@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{LatenessRow, MemoryRow, Report, RestartRow, Row};
+use super::{LatenessRow, MemoryRow, Report, RestartRow, Row, StallRow};
 use crate::human;
 use crate::latency::Quantiles;
 use crate::neighbours;
@@ -70,9 +70,31 @@ pub(super) fn render(report: &Report) -> String {
             server.map_or(String::new(), |ms| format!(" The server's own maximum: {ms} ms."))
         ));
     }
+    if !report.stalls.is_empty() {
+        line(String::new());
+        aligned(&stall_cells(&report.stalls), 1, &mut line);
+        line(STALLS_ARE.to_owned());
+    }
     line(String::new());
     out.push_str(&tail(report));
     out
+}
+
+/// What the table of stalls says.
+pub(super) const STALLS_ARE: &str = "The longest turn of a core since the server's start, in which it answers nobody, and the longest \
+                                     of each cause. Where only the wall is long, the CPU was given to somebody else.";
+
+/// Head and rows: a column for each cause.
+pub(super) fn stall_cells(stalls: &[StallRow]) -> Vec<Vec<String>> {
+    let line = |name: &str, of: fn(&StallRow) -> u64| {
+        let mut cells = vec![name.to_owned()];
+        let took = |us: u64| if us == 0 { "-".to_owned() } else { human::nanoseconds(us as f64 * 1e3) };
+        cells.extend(stalls.iter().map(|row| took(of(row))));
+        cells
+    };
+    let mut head = vec!["longest".to_owned()];
+    head.extend(stalls.iter().map(|row| row.cause.clone()));
+    vec![head, line("by the wall", |row| row.wall_us), line("CPU time", |row| row.cpu_us)]
 }
 
 /// What stands below the tables.

@@ -24,7 +24,7 @@ use crate::interrupt;
 use crate::lane::Keep;
 use crate::latency::Latency;
 use crate::limits::{FILL_BATCH, STORM_GRACE};
-use crate::open_loop::{self, OpenLoop, OpenTally, SideLoad};
+use crate::open_loop::{self, Fate, OpenLoop, OpenTally, SideLoad};
 use crate::report::{LatenessRow, Row, StormSeries};
 use crate::tally::Tally;
 use crate::timeline::Timeline;
@@ -97,7 +97,7 @@ impl Run {
             per_second: DRIP_PER_SECOND,
             ttl_ms: DRIP_TTL_MS,
             seed: self.plan.seed,
-            revokes: false,
+            fate: Fate::Expire,
         };
         let (tallies, usage) = self.on_lanes(label, |lane, board| {
             let first = lane.index == 0;
@@ -296,6 +296,7 @@ pub(super) struct Found {
     pub(super) after: Tally,
     pub(super) grants: Tally,
     pub(super) revokes: Tally,
+    pub(super) attaches: Tally,
     pub(super) send_lag: Latency,
     pub(super) ends: Ends,
 }
@@ -307,6 +308,7 @@ impl Found {
             after: Tally::new(),
             grants: Tally::new(),
             revokes: Tally::new(),
+            attaches: Tally::new(),
             send_lag: Latency::new(),
             ends: Ends::None,
         };
@@ -315,6 +317,7 @@ impl Found {
             found.after.merge(lane.after);
             found.grants.merge(lane.grants);
             found.revokes.merge(lane.revokes);
+            found.attaches.merge(lane.attaches);
             found.send_lag.merge(lane.send_lag);
             if !matches!(lane.ends, Ends::None | Ends::Elsewhere) {
                 found.ends = lane.ends;

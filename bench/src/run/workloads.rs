@@ -1,8 +1,8 @@
 //! The phases that look like life: a mixed steady state, a fleet that keeps its leases alive, clients that
 //! come and go, and requests that arrive at the wrong core.
 //!
-//! **mixed**: renewals at a fixed rate, while leases are granted and revoked again, and others are granted and
-//! left to expire, all at once. **fleet**: so many clients renew all their leases once in a period, over few
+//! **mixed**: renewals at a fixed rate, while leases are granted and revoked again, others are granted and left to
+//! expire, and one after the other is laden with very many items and expires with them, all at once. **fleet**: so many clients renew all their leases once in a period, over few
 //! connections (a proxy: full frames) and over many (each client's frame on its own). **churn**: connect,
 //! grant, renew, revoke, close. **cross**: none, half and all of the leases belong to another core than
 //! the one that the connection is placed on.
@@ -24,13 +24,17 @@ use crate::lane::LaneSettings;
 use crate::latency::Latency;
 use crate::limits::{CHURN_CLIENTS, SILENCE_MAX};
 use crate::link::{Introduction, Link};
-use crate::open_loop::{self, OpenLoop, SideLoad};
+use crate::open_loop::{self, Fate, OpenLoop, SideLoad};
 use crate::order;
 use crate::report::{ConnectionsRow, Row, per_operation};
 use crate::tally::Tally;
 
-/// Of the rate of a mixed load, this share is grants that expire, and as many that are revoked.
+/// Of the rate of a mixed load, this share is grants that expire, as many are grants that are revoked, as many
+/// their revocations, and as many are items of huge leases.
 const MIXED_SHARE: f64 = 0.05;
+/// A huge lease gets items for so long, or for this part of the phase: 100,000 at the usual rate.
+const HOARD_SPAN: Duration = Duration::from_secs(20);
+const HOARD_PART: u32 = 3;
 /// Shares of requests for leases of other cores.
 const REMOTE: [f64; 3] = [0.0, 0.5, 1.0];
 
@@ -39,14 +43,16 @@ impl Run {
         let links = self.subscribe()?;
         let plan = self.plan.clone();
         let (rate, threads) = (plan.rate.unwrap_or(plan.foreground_rate), plan.load_threads);
-        let stream = |revokes| SideLoad {
-            per_second: rate * MIXED_SHARE,
-            ttl_ms: if revokes { (plan.ttl_ms, plan.ttl_ms) } else { DRIP_TTL_MS },
-            seed: plan.seed,
-            revokes,
-        };
-        let (expiring, revoked) = (stream(false), stream(true));
-        let renewals = rate * (1.0 - 3.0 * MIXED_SHARE);
+        let stream =
+            |ttl_ms, fate| SideLoad { per_second: rate * MIXED_SHARE, ttl_ms, seed: plan.seed, fate };
+        let expiring = stream(DRIP_TTL_MS, Fate::Expire);
+        let revoked = stream((plan.ttl_ms, plan.ttl_ms), Fate::Revoke);
+        let hoard_span = HOARD_SPAN.min(plan.duration / HOARD_PART);
+        let items = ((expiring.per_second * hoard_span.as_secs_f64()) as u64).max(1);
+        // Twice as long as its items need, and a second: it must not end before it has them all.
+        let hoard_ms = 2 * hoard_span.as_millis() as u64 + 1_000;
+        let hoards = stream((hoard_ms, hoard_ms), Fate::Hoard { items });
+        let renewals = rate * (1.0 - 4.0 * MIXED_SHARE);
         let (tallies, usage) = self.on_lanes("mixed", |lane, board| {
             // Events come over the first lane's links, so it is the one that knows its leases.
             let first = lane.index == 0;
@@ -54,23 +60,29 @@ impl Run {
                 links: if first { links } else { lane.links.len() },
                 ends: if first { Ends::Trickle(Trickle::new()) } else { Ends::Elsewhere },
                 spins: false,
-                grace: Duration::from_secs(5),
-                side: if first { vec![expiring, revoked] } else { Vec::new() },
+                grace: Duration::from_millis(hoard_ms) + Duration::from_secs(5),
+                side: if first { vec![expiring, revoked, hoards] } else { Vec::new() },
                 ..foreground(lane, renewals / threads as f64, plan.duration)
             };
             open_loop::run(lane, settings, board)
         })?;
         self.unsubscribe(links);
         let found = Found::new(tallies);
-        let operations = found.before.operations + found.grants.operations + found.revokes.operations;
+        let others = [&found.grants, &found.revokes, &found.attaches];
+        let operations = found.before.operations + others.map(|tally| tally.operations).iter().sum::<u64>();
         let mut lag = found.send_lag;
         for (phase, tally, open_loop) in [
             ("mixed: renew", found.before, true),
             ("mixed: grant", found.grants, false),
             ("mixed: revoke", found.revokes, false),
+            ("mixed: attach", found.attaches, false),
         ] {
             let share = tally.operations as f64 * 1e9 / tally.elapsed_ns.max(1) as f64;
-            let mut row = row(phase, format!("of {}/s", human::count(rate)), threads, tally, None);
+            let load = match phase {
+                "mixed: attach" => format!("{} items a lease", human::count(items as f64)),
+                _ => format!("of {}/s", human::count(rate)),
+            };
+            let mut row = row(phase, load, threads, tally, None);
             if open_loop {
                 // What the server used is divided by all that was asked of it.
                 row.server_cpu_ns = per_operation(usage.cpu, operations);

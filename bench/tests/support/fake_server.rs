@@ -185,6 +185,10 @@ impl Session {
                 });
                 reply::revoke_batch(out, id, ids.len() as u32, failed.into_iter());
             }
+            Request::Attach { id: lease, .. } => match shared.leases.contains_key(&lease.0) {
+                true => reply::attached(out, id, Token(lease.0), None),
+                false => reply::refused(out, id, Refusal::NotFound, 0, ""),
+            },
             Request::Subscribe { shard, .. } => {
                 assert_eq!(*shard, self.shard, "S1: a subscription is placed");
                 self.subscription = Some(id);
