@@ -15,6 +15,8 @@ use crate::host;
 use crate::limits::{CONNECTIONS_MAX, DEPTH_MAX, DURATION_MAX, GRANTS_MAX, LEASES_MAX};
 use crate::order::Access;
 
+mod command;
+
 /// What a run does. Goes into the report as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

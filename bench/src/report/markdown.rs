@@ -22,12 +22,20 @@ pub(super) fn render(lines: &[Line]) -> String {
          a shared machine. A *floor* is what the machine can do at all, measured in the same run: the same \
          work without a lease engine in it. Rows that miss their goal are shown as missed.\n",
     );
+    // Goals first, whatever was run first.
     for line in lines {
-        match line {
-            Line::Goals(goals) => goal_section(&mut out, goals),
-            Line::Run(report) => run_section(&mut out, report),
-            Line::Scale(scale) => scale_section(&mut out, scale),
-            Line::Unknown => {}
+        if let Line::Goals(goals) = line {
+            goal_section(&mut out, goals);
+        }
+    }
+    for line in lines {
+        if let Line::Scale(scale) = line {
+            scale_section(&mut out, scale);
+        }
+    }
+    for line in lines {
+        if let Line::Run(report) = line {
+            run_section(&mut out, report);
         }
     }
     out
@@ -172,12 +180,16 @@ fn scale_section(out: &mut String, scale: &Scale) {
 }
 
 fn run_section(out: &mut String, report: &Report) {
+    // The fill is said only where it is all there is.
     let phases: Vec<String> = report.plan.phases.iter().map(|phase| phase.name()).collect();
-    let _ = write!(out, "\n## Run: {}\n\n", phases.join(", "));
+    let named: Vec<&str> = phases.iter().map(String::as_str).filter(|name| *name != "fill").collect();
+    let _ =
+        write!(out, "\n## Run: {}\n\n", if named.is_empty() { "fill".to_owned() } else { named.join(", ") });
     place(out, &report.host, report.plan.quick, None);
     let _ = writeln!(
         out,
-        "{}, {} shards, driver {}, durability {}; seed {}.\n",
+        "`{}`: {}, {} shards, driver {}, durability {}; seed {}.\n",
+        report.plan.command(),
         report.server.server,
         report.server.shards,
         report.server.driver,
@@ -209,6 +221,11 @@ fn run_section(out: &mut String, report: &Report) {
             row.errors.values().sum::<u64>()
         );
     }
+    if !report.stalls.is_empty() {
+        out.push('\n');
+        table(out, &super::table::stall_cells(&report.stalls));
+        let _ = writeln!(out, "\n{}", super::table::STALLS_ARE);
+    }
     for text in super::table::tail(report).lines().filter(|line| !line.is_empty()) {
         let _ = write!(out, "\n{text}\n");
     }
@@ -235,6 +252,7 @@ fn date(unix_time_s: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::StallRow;
     use crate::report::tests::sample;
 
     #[test]
@@ -249,10 +267,23 @@ mod tests {
 
     #[test]
     fn every_table_has_the_columns_of_its_head() {
-        let text = render(&[Line::Run(Box::new(sample()))]);
+        let mut report = sample();
+        let stall = |cause: &str, us| StallRow { cause: cause.to_owned(), wall_us: 2 * us, cpu_us: us };
+        report.stalls = vec![stall("turn", 900), stall("expiry", 300)];
+        let text = render(&[Line::Run(Box::new(report))]);
         let columns = |line: &str| line.matches('|').count();
-        let table: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
-        assert!(table.len() >= 3 && table.iter().all(|line| columns(line) == columns(table[0])), "{text}");
-        assert!(text.contains("6.00 M") && text.contains("158 ns"), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        let tables = lines.split(|line| !line.starts_with('|')).filter(|table| !table.is_empty());
+        let tables: Vec<&[&str]> = tables.collect();
+        assert_eq!(tables.len(), 2, "{text}");
+        for table in tables {
+            assert!(
+                table.len() >= 3 && table.iter().all(|line| columns(line) == columns(table[0])),
+                "{text}"
+            );
+        }
+        for part in ["6.00 M", "158 ns", "`tenure bench`", "| by the wall | 1.80 ms | 600 us |"] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
     }
 }
