@@ -72,6 +72,7 @@ pub mod instruments {
     pub use crate::host::{disk_directory, in_memory, pin_to};
     pub use crate::human::{bytes, count, nanoseconds};
     pub use crate::latency::{Latency, Quantiles};
+    pub use crate::neighbours::{Neighbours, note as neighbours_note};
     pub use crate::ring::{Arrival, Ring, thread_cpu_ns};
     pub use crate::usage::{Memory, Watched};
 }

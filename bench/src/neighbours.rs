@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::host;
 
 /// A run that goes on.
-pub(crate) struct Neighbours {
+pub struct Neighbours {
     began: Instant,
     before: Option<Spent>,
 }
@@ -22,12 +22,14 @@ struct Spent {
 
 impl Neighbours {
     /// From now on. Children count when they have been waited for, so this ends after they did.
-    pub(crate) fn watch() -> Neighbours {
+    #[must_use]
+    pub fn watch() -> Neighbours {
         Neighbours { began: Instant::now(), before: spent() }
     }
 
     /// The share of all CPUs that others took, 0 to 1; `None` where the kernel does not tell.
-    pub(crate) fn share(&self) -> Option<f64> {
+    #[must_use]
+    pub fn share(&self) -> Option<f64> {
         let (before, after) = (self.before?, spent()?);
         let machine = after.machine.saturating_sub(before.machine);
         let own = after.own.saturating_sub(before.own);
@@ -37,7 +39,8 @@ impl Neighbours {
 }
 
 /// What a report says of it; nothing while others took less than a tenth.
-pub(crate) fn note(share: Option<f64>) -> Option<String> {
+#[must_use]
+pub fn note(share: Option<f64>) -> Option<String> {
     let share = share.filter(|&share| share >= 0.1)?;
     Some(format!(
         "NOTE: other work took {:.0} % of the CPUs meanwhile: rates and latencies say little, CPU per operation more",

@@ -57,6 +57,9 @@ pub(crate) struct PeerLine {
     pub(crate) measure: Measure,
     /// Why there are no figures.
     pub(crate) missing: Option<String>,
+    /// Share of the machine's CPUs that other processes took meanwhile, 0 to 1.
+    #[serde(default)]
+    pub(crate) others_share: Option<f64>,
 }
 
 /// The medians of a run.
@@ -94,6 +97,7 @@ impl PeerLine {
                 errors: BTreeMap::new(),
             },
             missing: Some(why.to_owned()),
+            others_share: None,
         }
     }
 }
@@ -164,6 +168,7 @@ pub(crate) mod tests {
             round,
             measure,
             missing: None,
+            others_share: None,
         }
     }
 

@@ -117,7 +117,8 @@ pub(crate) fn places(bin_dir: Option<&Path>) -> Vec<PathBuf> {
     }
     places.push(PathBuf::from("target/peers/bin"));
     places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
-    places
+    // Servers are started in a directory of their own, from where another folder would be meant.
+    places.into_iter().map(|place| std::path::absolute(&place).unwrap_or(place)).collect()
 }
 
 fn is_program(path: &Path) -> bool {
@@ -150,6 +151,13 @@ mod tests {
             assert_eq!(version_in(text).as_deref(), Some(version));
         }
         assert_eq!(version_in("no version"), None);
+    }
+
+    #[test]
+    fn places_are_meant_from_where_the_comparison_was_started() {
+        let places = places(Some(Path::new("some/bin")));
+        assert!(places.iter().all(|place| place.is_absolute()), "{places:?}");
+        assert!(places[0].ends_with("some/bin"));
     }
 
     #[test]

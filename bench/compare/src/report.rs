@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use tenure_bench::instruments::{bytes, count, nanoseconds};
+use tenure_bench::instruments::{bytes, count, nanoseconds, neighbours_note};
 
 use crate::line::PeerLine;
 use crate::measure::{Figure, Job, Unit};
@@ -35,6 +35,9 @@ pub(crate) fn document(lines: &[PeerLine]) -> String {
         plan.span_s,
         if plan.quick { "; **a quick run: its figures say nothing**" } else { "" }
     );
+    if let Some(note) = neighbours_note(others_share(lines)) {
+        let _ = writeln!(text, "\n**{note}.**");
+    }
     let _ = writeln!(text, "\n| peer | version | settings |\n| --- | --- | --- |");
     for peer in Peer::ALL {
         settings_of(&mut text, peer, &rows);
@@ -48,6 +51,12 @@ pub(crate) fn document(lines: &[PeerLine]) -> String {
         }
     }
     text
+}
+
+/// Of all measurements, the mean.
+fn others_share(lines: &[PeerLine]) -> Option<f64> {
+    let shares: Vec<f64> = lines.iter().filter_map(|line| line.others_share).collect();
+    (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
 }
 
 /// A line for each set of settings that a peer was run with.
@@ -207,6 +216,18 @@ mod tests {
             .map(|line| line.matches('|').count())
             .collect();
         assert!(columns.len() == 5 && columns.iter().all(|&count| count == columns[0]), "{columns:?}");
+    }
+
+    #[test]
+    fn a_busy_machine_is_told() {
+        let mut lines = lines();
+        assert!(!document(&lines).contains("NOTE"));
+        (lines[0].others_share, lines[1].others_share) = (Some(0.2), Some(0.6));
+        assert!(
+            document(&lines).contains("**NOTE: other work took 40 % of the CPUs"),
+            "{}",
+            document(&lines)
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use tenure_bench::instruments::{count, nanoseconds, pin_to};
+use tenure_bench::instruments::{Neighbours, count, nanoseconds, pin_to};
 
 use crate::line::{Line, Origin, PeerLine, SCHEMA};
 use crate::measure::{Job, Measure, Scene};
@@ -80,8 +80,10 @@ impl Run {
     ) -> anyhow::Result<()> {
         let wanted = |job: Job| self.jobs.contains(&job);
         let Installed { peer, version, .. } = installed;
+        let neighbours = Neighbours::watch();
         match scene::play(variant, installed, &self.origin.plan, &wanted) {
             Ok(played) => {
+                let others_share = neighbours.share();
                 for measure in played.measures {
                     show(*peer, round, &measure);
                     let settings = played.settings.clone();
@@ -97,6 +99,7 @@ impl Run {
                             round,
                             measure,
                             missing: None,
+                            others_share,
                         },
                     )?;
                 }
