@@ -20,7 +20,9 @@ pub(super) fn render(lines: &[Line]) -> String {
          edit it. What is measured and how is in [bench/README.md](../bench/README.md).\n\n\
          CPU per operation is the server's, user and system, from the kernel: it is the figure that survives \
          a shared machine. A *floor* is what the machine can do at all, measured in the same run: the same \
-         work without a lease engine in it. Rows that miss their goal are shown as missed.\n",
+         work without a lease engine in it. Rows that miss their goal are shown as missed.\n\n\
+         Other pages: [beside etcd, Redis, Valkey and memcached](benchmarks-peers.md), [the parts](benchmarks-core.md), \
+         [what more cores and a billion leases would need](scaling.md).\n",
     );
     // Goals first, whatever was run first.
     for line in lines {
