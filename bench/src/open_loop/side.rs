@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tenure_protocol::{Grant, LeaseId, Request, Response};
+use tenure_protocol::{Grant, LeaseId, Refusal, Request, Response};
 
 use crate::ends::Ends;
 use crate::lane::{Keep, Lane};
@@ -92,6 +92,8 @@ pub(super) struct Side {
     pub(super) revokes: Tally,
     /// Items attached to huge leases.
     pub(super) attaches: Tally,
+    /// The hoard that was cut short and is being revoked.
+    clearing: Option<LeaseId>,
 }
 
 /// What a turn of the loop has to say to its streams.
@@ -120,6 +122,7 @@ impl Side {
             grants: Tally::new(),
             revokes: Tally::new(),
             attaches: Tally::new(),
+            clearing: None,
         }
     }
 
@@ -129,6 +132,11 @@ impl Side {
         for (number, stream) in self.streams.iter_mut().enumerate() {
             sent += match stream.load.fate {
                 Fate::Expire | Fate::Revoke => stream.send_grants(number as u64, lane, ring, at)?,
+                Fate::Hoard { .. } if at.is_over => {
+                    let cut_short = stream.clear(lane, ring)?;
+                    self.clearing = self.clearing.or(cut_short);
+                    u64::from(cut_short.is_some())
+                }
                 Fate::Hoard { items } => stream.send_items(number as u64, items, lane, ring, at)?,
             };
         }
@@ -160,15 +168,29 @@ impl Side {
             tally.frames += 1;
         }
         match (response, stream) {
+            (Response::Refused(refused), Some(stream)) if hoards => {
+                // On a machine so slow that the lease ended before it had all its items.
+                let ended = stream.may_have_ended(now_ns) && refused.refusal == Refusal::NotFound;
+                if !ended {
+                    tally.refused(refused.refusal);
+                }
+            }
+            (Response::Refused(refused), _)
+                if number == CLEARANCE && refused.refusal == Refusal::NotFound => {}
             (Response::Refused(refused), _) => tally.refused(refused.refusal),
-            (Response::Revoked { .. }, _) => tally.operations += u64::from(counts),
+            (Response::Revoked { .. }, _) => {
+                tally.operations += u64::from(counts);
+                if let (CLEARANCE, Some(id), Ends::Trickle(trickle)) = (number, self.clearing, ends) {
+                    trickle.due_ns.remove(&id.0);
+                }
+            }
             (Response::Granted(granted), Some(stream)) => {
                 tally.operations += u64::from(counts);
                 stream.granted(wire, granted.id, sent_ns, granted.ttl_ms, ends);
             }
             (Response::Attached { .. }, Some(stream)) => {
                 tally.operations += 1;
-                stream.attached(ends);
+                stream.attached();
             }
             (other, _) => anyhow::bail!("the server answered something else than was asked: {other:?}"),
         }
@@ -242,17 +264,11 @@ impl Stream {
             Hoarding::Idle | Hoarding::Asked => {
                 // What was due before there is a lease is not caught up with.
                 self.issued += self.due(at);
-                let asks = matches!(self.hoard, Hoarding::Idle) && !at.is_over;
+                let asks = matches!(self.hoard, Hoarding::Idle);
                 if !asks || !self.grant(number, number as usize % at.links, lane, ring)? {
                     return Ok(0);
                 }
                 self.hoard = Hoarding::Asked;
-                return Ok(1);
-            }
-            // Half a hoard would be waited for to expire.
-            Hoarding::Holds(hoard) if at.is_over => {
-                self.hoard = Hoarding::Idle;
-                revoke(CLEARANCE, hoard.wire, hoard.id, lane, ring)?;
                 return Ok(1);
             }
             Hoarding::Holds(hoard) => hoard,
@@ -276,31 +292,46 @@ impl Stream {
         Ok(count)
     }
 
+    /// Revokes a lease that has not got all its items when the time is up, so that nobody waits for it to expire.
+    fn clear(&mut self, lane: &mut Lane, ring: &mut Ring) -> anyhow::Result<Option<LeaseId>> {
+        let Hoarding::Holds(hoard) = self.hoard else { return Ok(None) };
+        self.hoard = Hoarding::Idle;
+        revoke(CLEARANCE, hoard.wire, hoard.id, lane, ring)?;
+        Ok(Some(hoard.id))
+    }
+
+    /// Whether the lease that is being filled may have ended by now; then it is given up. One that was given up before
+    /// may have.
+    fn may_have_ended(&mut self, now_ns: u64) -> bool {
+        match self.hoard {
+            Hoarding::Holds(hoard) if now_ns < hoard.sent_ns + hoard.ttl_ms * 1_000_000 => false,
+            Hoarding::Holds(_) => {
+                self.hoard = Hoarding::Idle;
+                true
+            }
+            Hoarding::Idle | Hoarding::Asked => true,
+        }
+    }
+
     fn granted(&mut self, wire: usize, id: LeaseId, sent_ns: u64, ttl_ms: u64, ends: &mut Ends) {
-        match self.load.fate {
-            Fate::Revoke => self.held.push_back((wire, id)),
-            Fate::Hoard { .. } => {
-                self.hoard =
-                    Hoarding::Holds(Hoard { wire, id, sent_ns, ttl_ms, attached: 0, acknowledged: 0 });
-            }
-            Fate::Expire => {
-                if let Ends::Trickle(trickle) = ends {
-                    trickle.granted(id, sent_ns, ttl_ms);
-                }
-            }
+        if matches!(self.load.fate, Fate::Revoke) {
+            return self.held.push_back((wire, id));
+        }
+        if let Ends::Trickle(trickle) = ends {
+            trickle.granted(id, sent_ns, ttl_ms);
+        }
+        if matches!(self.load.fate, Fate::Hoard { .. }) {
+            self.hoard = Hoarding::Holds(Hoard { wire, id, sent_ns, ttl_ms, attached: 0, acknowledged: 0 });
         }
     }
 
     /// An item is attached. A lease that has all of them is left to expire.
-    fn attached(&mut self, ends: &mut Ends) {
+    fn attached(&mut self) {
         let (Hoarding::Holds(hoard), Fate::Hoard { items }) = (&mut self.hoard, self.load.fate) else {
             return;
         };
         hoard.acknowledged += 1;
         if hoard.acknowledged == items {
-            if let Ends::Trickle(trickle) = ends {
-                trickle.granted(hoard.id, hoard.sent_ns, hoard.ttl_ms);
-            }
             self.hoard = Hoarding::Idle;
         }
     }
