@@ -12,9 +12,11 @@ use crate::limits::SILENCE_MAX;
 use crate::link::{Introduction, Link};
 use crate::report::StallRow;
 
-/// Connects when it is first needed.
+/// Asks now and then; a server closes connections that are silent for long, so it connects again when it must.
 pub(crate) struct Control {
     link: Link,
+    address: SocketAddr,
+    introduction: Introduction,
 }
 
 /// What a server says of itself.
@@ -50,7 +52,8 @@ pub struct ServerInfo {
 
 impl Control {
     pub(crate) fn connect(address: SocketAddr, introduction: &Introduction) -> anyhow::Result<Control> {
-        Ok(Control { link: Link::connect(address, introduction)? })
+        let link = Link::connect(address, introduction)?;
+        Ok(Control { link, address, introduction: introduction.clone() })
     }
 
     pub(crate) fn shard_count(&self) -> anyhow::Result<u16> {
@@ -64,8 +67,15 @@ impl Control {
     /// Asks.
     ///
     /// # Errors
-    /// When the server refuses or does not answer.
+    /// When the server refuses or does not answer, also on a new connection.
     pub(crate) fn info(&mut self) -> anyhow::Result<ServerInfo> {
+        self.ask().or_else(|_| {
+            self.link = Link::connect(self.address, &self.introduction)?;
+            self.ask()
+        })
+    }
+
+    fn ask(&mut self) -> anyhow::Result<ServerInfo> {
         self.link.machine.send(&Request::Info, 0)?;
         self.link.blocking(SILENCE_MAX, |delivery| match delivery {
             Delivery::Reply { response: Response::Info(info), .. } => Some(Ok(read(info))),

@@ -166,6 +166,12 @@ fn a_storm_whose_grants_take_longer_than_foreseen_begins_again() {
 }
 
 #[test]
+fn a_phase_may_last_longer_than_a_server_bears_silence() {
+    let report = bench(Fault::ClosesTheSilent, &[Phase::Fill, Phase::Lateness]);
+    assert!(report.is_clean() && report.lateness.len() == 2, "{}", report.to_text());
+}
+
+#[test]
 fn s2_an_early_end_spoils_the_run() {
     for phase in [Phase::Storm, Phase::Lateness] {
         let report = bench(Fault::EndsEarly, &[phase]);

@@ -36,10 +36,14 @@ pub(crate) enum Fault {
     ServesEveryShard,
     /// The connection is closed after some thousand renewals.
     HangsUp,
+    /// No fault: a connection that asked for Info is closed when it has been silent for a while.
+    ClosesTheSilent,
     /// No fault: the first large batch of leases to grant takes longer than anybody would foresee.
     HesitatesOnce,
 }
 
+/// Shorter than the shortest phase.
+const SILENCE: Duration = Duration::from_millis(50);
 /// Longer than a storm's deadline is put off beyond the time that its grants need.
 const HESITATION: Duration = Duration::from_millis(3_300);
 
@@ -77,7 +81,9 @@ pub(crate) fn start(fault: Fault) -> SocketAddr {
     std::thread::spawn(move || {
         for socket in listener.incoming() {
             let (socket, shared) = (socket.unwrap(), Arc::clone(&shared));
-            std::thread::spawn(move || Session { shared, socket, shard: 0, subscription: None }.serve());
+            let heard = Instant::now();
+            let session = Session { shared, socket, shard: 0, subscription: None, asked_info: false, heard };
+            std::thread::spawn(move || session.serve());
         }
     });
     address
@@ -88,6 +94,8 @@ struct Session {
     socket: TcpStream,
     shard: u16,
     subscription: Option<RequestId>,
+    asked_info: bool,
+    heard: Instant,
 }
 
 impl Session {
@@ -100,7 +108,10 @@ impl Session {
         loop {
             match self.socket.read(&mut chunk) {
                 Ok(0) => return,
-                Ok(count) => incoming.extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    self.heard = Instant::now();
+                    incoming.extend_from_slice(&chunk[..count]);
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(_) => return,
             }
@@ -113,7 +124,9 @@ impl Session {
             incoming.drain(..consumed);
             self.expire(&mut out);
             let shared = self.shared.lock().unwrap();
-            let hangs_up = shared.fault == Fault::HangsUp && shared.renewed > 5_000;
+            let is_silent = self.asked_info && self.heard.elapsed() > SILENCE;
+            let hangs_up = (shared.fault == Fault::HangsUp && shared.renewed > 5_000)
+                || (shared.fault == Fault::ClosesTheSilent && is_silent);
             drop(shared);
             if hangs_up || self.socket.write_all(&out).is_err() {
                 return;
@@ -142,6 +155,7 @@ impl Session {
                 welcome(self.shard).encode(out, id);
             }
             Request::Info => {
+                self.asked_info = true;
                 // Nobody is told of these: no connection watches.
                 if !shared.is_watched {
                     shared.leases.retain(|_, lease| lease.deadline > Instant::now());
