@@ -318,6 +318,17 @@ impl ServerProcess {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs").count()
     }
 
+    /// Open file descriptors of one kind, such as `socket:`.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    #[must_use]
+    pub fn descriptor_kinds(&self, kind: &str) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs");
+        let links = all.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with(kind)).count()
+    }
+
     /// Memory in use, bytes.
     ///
     /// # Panics

@@ -23,12 +23,52 @@ fn server(driver: &str) -> ServerProcess {
     ServerOptions::new(BINARY).driver(driver).shards(2).start()
 }
 
-/// Waits until only `wire` is connected, and asserts that no descriptor was left behind.
-fn assert_alone(server: &ServerProcess, wire: &mut Wire, descriptors_before: usize) {
-    eventually("all other sessions are gone", || (wire.connection_count() == 1).then_some(()));
-    eventually("their descriptors are closed", || {
-        (server.descriptor_count() <= descriptors_before).then_some(())
-    });
+/// What a server has before others come: a connection on each core, and its descriptors.
+struct Household {
+    wires: Vec<Wire>,
+    descriptor_count: usize,
+}
+
+impl Household {
+    /// Counts only when each core has answered: one that has just started may still open what it lives with.
+    fn of(server: &ServerProcess) -> Household {
+        let first = Wire::connect(server.address()).unwrap();
+        let core_count = first.terms.shard_count;
+        let greet = |shard| {
+            let hello = Hello { wish_shard: Some(shard), ..Hello::new(0) };
+            let wire = Wire::connect_as(server.address(), &hello).unwrap();
+            assert_eq!(wire.terms.shard, shard, "placed where it wished");
+            wire
+        };
+        let mut household = Household { wires: (0..core_count).map(greet).collect(), descriptor_count: 0 };
+        drop(first);
+        household.assert_no_others();
+        // A socket that was carried to another core is closed by the first one a moment later.
+        let sockets = |server: &ServerProcess| server.descriptor_kinds("socket:");
+        let listeners = usize::from(core_count);
+        eventually("every connection has one descriptor", || {
+            (sockets(server) <= listeners + household.wires.len()).then_some(())
+        });
+        household.descriptor_count = server.descriptor_count();
+        household
+    }
+
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.wires[0]
+    }
+
+    fn assert_no_others(&mut self) {
+        let own = self.wires.len() as u64;
+        eventually("all other sessions are gone", || (self.wires[0].connection_count() == own).then_some(()));
+    }
+
+    /// Waits until nobody else is connected, and asserts that no descriptor was left behind.
+    fn assert_alone(&mut self, server: &ServerProcess) {
+        self.assert_no_others();
+        eventually("their descriptors are closed", || {
+            (server.descriptor_count() <= self.descriptor_count).then_some(())
+        });
+    }
 }
 
 /// How far a connection gets before it is dropped.
@@ -99,18 +139,18 @@ fn ten_thousand_visitors_leave_nothing_behind() {
     let visits = setting("TENURE_VISITS", 10_000) / DRIVERS.len() as u64;
     for driver in DRIVERS {
         let server = server(driver);
-        let mut wire = Wire::connect(server.address()).unwrap();
-        let lease = wire.grant(LONG_MS).id;
-        let descriptors = server.descriptor_count();
+        let mut household = Household::of(&server);
+        let lease = household.wire().grant(LONG_MS).id;
         let mut random = Random::new(7);
         for visit_number in 0..visits {
             let stage = STAGES[visit_number as usize % STAGES.len()];
             visit(server.address(), stage, lease, &mut random);
             if visit_number.is_multiple_of(50) {
-                assert_eq!(wire.renew(lease), Ok(LONG_MS), "another connection is not affected");
+                assert_eq!(household.wire().renew(lease), Ok(LONG_MS), "another connection is not affected");
             }
         }
-        assert_alone(&server, &mut wire, descriptors);
+        household.assert_alone(&server);
+        let wire = household.wire();
         // What was accepted was carried out: the leases that were granted to nobody expire.
         eventually("only one lease is left", || (wire.info(tag::LEASES) == 1).then_some(()));
         assert_eq!(wire.renew(lease), Ok(LONG_MS));
@@ -165,9 +205,8 @@ fn refusals(frames: &[Received]) -> Vec<Refusal> {
 fn nonsense_closes_its_own_connection_with_a_reason() {
     for driver in DRIVERS {
         let server = server(driver);
-        let mut wire = Wire::connect(server.address()).unwrap();
-        let lease = wire.grant(LONG_MS).id;
-        let descriptors = server.descriptor_count();
+        let mut household = Household::of(&server);
+        let lease = household.wire().grant(LONG_MS).id;
         for (name, bytes, refusal) in nonsense() {
             let mut bad = Wire::connect(server.address()).unwrap();
             // What came before it is answered.
@@ -181,9 +220,9 @@ fn nonsense_closes_its_own_connection_with_a_reason() {
             assert!(renewed, "{driver}: {name}: L2 one-reply, also to what came before");
             let words = refusals(&frames);
             assert!(words.contains(&refusal), "{driver}: {name}: {words:?}");
-            assert_eq!(wire.renew(lease), Ok(LONG_MS), "{driver}: {name}");
+            assert_eq!(household.wire().renew(lease), Ok(LONG_MS), "{driver}: {name}");
         }
-        assert_alone(&server, &mut wire, descriptors);
+        household.assert_alone(&server);
     }
 }
 
@@ -298,15 +337,10 @@ fn a_client_that_does_not_read_is_paused_then_dropped_with_bounded_memory() {
             .flag("--slow-reader-timeout", "1s")
             .flag("--send-max", 2 << 20)
             .start();
-        let mut wire = Wire::connect(server.address()).unwrap();
-        let lease = wire.grant(LONG_MS).id;
-        // Every List page is larger than its request by far.
-        let grants: Vec<_> =
-            (0..5_000).map(|_| tenure_protocol::GrantEntry { ttl_ms: LONG_MS, id: LeaseId::NONE }).collect();
-        wire.queue_with(|out, id| encode::grant_batch(out, id, 0, grants.into_iter()));
-        wire.flush().unwrap();
-        wire.receive().unwrap();
-        let (descriptors, memory) = (server.descriptor_count(), server.resident_bytes());
+        let mut household = Household::of(&server);
+        let lease = household.wire().grant(LONG_MS).id;
+        grant_many(household.wire());
+        let memory = server.resident_bytes();
 
         let greedy = Wire::connect(server.address()).unwrap();
         let mut pages = Vec::new();
@@ -319,13 +353,46 @@ fn a_client_that_does_not_read_is_paused_then_dropped_with_bounded_memory() {
         eventually("the slow reader is dropped", || {
             let _ = greedy.stream().write(&pages);
             most = most.max(server.resident_bytes());
-            assert_eq!(wire.renew(lease), Ok(LONG_MS), "{driver}: others are served meanwhile");
-            (wire.connection_count() == 1).then_some(())
+            assert_eq!(household.wire().renew(lease), Ok(LONG_MS), "{driver}: others are served meanwhile");
+            (household.wire().connection_count() == household.wires.len() as u64).then_some(())
         });
         assert!(most < memory + (64 << 20), "{driver}: grew from {memory} to {most} bytes");
         drop(greedy);
-        assert_alone(&server, &mut wire, descriptors);
+        household.assert_alone(&server);
     }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_dropped_although_it_goes_on_talking_nonsense() {
+    for driver in DRIVERS {
+        let server = ServerOptions::new(BINARY).driver(driver).flag("--slow-reader-timeout", "1s").start();
+        let mut household = Household::of(&server);
+        grant_many(household.wire());
+        let babbler = Wire::connect(server.address()).unwrap();
+        let mut pages = Vec::new();
+        // 10 MB of replies, more than a socket holds; what is left must wait to be read.
+        for number in 0..100 {
+            encode::list(&mut pages, RequestId(number + 10), 0, 0, 0);
+        }
+        let mut stream = babbler.stream();
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        stream.write_all(&pages).unwrap();
+        // Its framing is lost here, and everything that follows is thrown away.
+        eventually("it is dropped", || {
+            let _ = stream.write(&[0xFF; 4_096]);
+            (household.wire().connection_count() == household.wires.len() as u64).then_some(())
+        });
+        drop(babbler);
+        household.assert_alone(&server);
+    }
+}
+
+/// Grants enough leases that a List page is larger than its request by far.
+fn grant_many(wire: &mut Wire) {
+    let grants = (0..5_000).map(|_| tenure_protocol::GrantEntry { ttl_ms: LONG_MS, id: LeaseId::NONE });
+    wire.queue_with(|out, id| encode::grant_batch(out, id, 0, grants));
+    wire.flush().unwrap();
+    wire.receive().unwrap();
 }
 
 #[test]

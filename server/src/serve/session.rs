@@ -356,10 +356,12 @@ impl Session {
         self.sent_at_ms = now_ms;
     }
 
-    /// The kernel took `bytes` of what is being sent.
+    /// The kernel took `bytes` of what is being sent. None is no progress: a slow reader's time runs on.
     pub(crate) fn sent(&mut self, bytes: usize, now_ms: u64) {
-        self.sending_bytes = self.sending_bytes.saturating_sub(bytes);
-        self.sent_at_ms = now_ms;
+        if bytes > 0 {
+            self.sending_bytes = self.sending_bytes.saturating_sub(bytes);
+            self.sent_at_ms = now_ms;
+        }
     }
 
     fn unsent_bytes(&self) -> usize {

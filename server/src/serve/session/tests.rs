@@ -245,3 +245,22 @@ fn nothing_is_answered_after_a_fatal_refusal() {
     assert_eq!(opcodes, [request::HELLO | REPLY, request::PING | REPLY, push::REFUSED]);
     engine.stop();
 }
+
+#[test]
+fn a_send_that_takes_nothing_does_not_win_a_slow_reader_time() {
+    let config = ServeConfig::default();
+    let timeout_ms = u64::try_from(config.slow_reader_timeout.as_millis()).unwrap();
+    let mut desk = Desk::new(Arc::new(Shared::new(config)), 0, 1);
+    let mut session = Session::new(1, 1, false, 0);
+    session.go_away(Refusal::Malformed, "nobody reads this");
+    session.take_outgoing(&mut Vec::new(), 0);
+    for now_ms in [timeout_ms / 2, timeout_ms] {
+        desk.now_ms = now_ms;
+        session.sent(0, now_ms);
+        assert_eq!(session.overdue(&desk), None, "{now_ms} ms");
+    }
+    desk.now_ms = timeout_ms + 1;
+    assert_eq!(session.overdue(&desk), Some(Refusal::SlowReader));
+    session.sent(1, desk.now_ms);
+    assert_eq!(session.overdue(&desk), None, "a byte is progress");
+}
