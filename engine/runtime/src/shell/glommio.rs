@@ -34,10 +34,6 @@ const IO_MEMORY_BYTES: usize = 1 << 20;
 /// a core now and then, pulses and all.) The tasks here give way by themselves.
 const PREEMPT_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
-/// Longest sleep of a core: descriptors of connections that have gone are closed in a later round of the executor, and
-/// an idle one would make none.
-const PULSE: Duration = Duration::from_millis(5);
-
 mod writer;
 
 use writer::Writer;
@@ -142,8 +138,8 @@ async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
         }
         match sleep {
             Sleep::No => breath.take().await,
-            Sleep::For(wait) => rest(core, &breath, Some(wait.min(PULSE))).await,
-            Sleep::Forever => rest(core, &breath, Some(PULSE)).await,
+            Sleep::For(wait) => rest(core, &breath, Some(wait)).await,
+            Sleep::Forever => rest(core, &breath, None).await,
         }
     }
 }
