@@ -370,6 +370,32 @@ fn a_big_lease_dies_at_once_and_its_items_leave_in_order() {
 }
 
 #[test]
+fn events_that_only_memory_still_has_are_told() {
+    for driver in DRIVERS {
+        let home = tempfile::tempdir().unwrap();
+        let config =
+            Config { snapshot_log_bytes: 1 << 20, retain_bytes: 0, ..durable(home.path(), driver, 1) };
+        let engine = Engine::open(&config).unwrap();
+        let handle = engine.handle();
+        let lease = handle.grant(secs(60)).wait().unwrap().id;
+        handle.revoke(lease).wait().unwrap();
+        let segment = home.path().join("shard-0000").join(format!("{:020}.log", 0));
+        assert!(segment.exists(), "the end is in the first segment");
+        while segment.exists() {
+            let grants = vec![Grant { id: None, ttl_ms: 3_600_000, key: None }; 2_000];
+            let granted = handle.grant_batch(&grants).wait().unwrap();
+            let ids: Vec<LeaseId> = granted.into_iter().map(|result| result.unwrap().id).collect();
+            handle.revoke_batch(&ids).wait().unwrap();
+        }
+        let told = ended(&all_events(&handle));
+        assert!(
+            told.contains(&(lease, Cause::Revoked)),
+            "{driver:?}: S9 once: the end is kept, and not told"
+        );
+    }
+}
+
+#[test]
 fn weaker_durabilities_answer_at_once_and_lose_nothing_at_a_stop() {
     for durability in [Durability::Interval(Duration::from_millis(5)), Durability::None] {
         let home = tempfile::tempdir().unwrap();

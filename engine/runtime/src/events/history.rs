@@ -42,7 +42,10 @@ pub(super) fn read(
     };
     let on_file = hub.on_file();
     let failed = |error: HistoryError| match error {
-        HistoryError::TooOld { oldest } => EventsError::TooOld { asked: from.0, oldest: oldest.0 },
+        // Where little of the log is kept, memory may reach back further than the files.
+        HistoryError::TooOld { oldest } => {
+            EventsError::TooOld { asked: from.0, oldest: oldest.min(hub.oldest()).0 }
+        }
         HistoryError::Log(LogError::Damaged(damage)) => EventsError::Damaged {
             shard: hub.shard().0,
             dir: source.log.dir.clone(),
