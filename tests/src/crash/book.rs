@@ -172,6 +172,8 @@ impl Book {
                 let before = chosen.current.replace(self.leases.len());
                 if let Some(before) = before.filter(|&key| self.leases[key].is_live()) {
                     self.leases[before].not_found(at)?;
+                    // Whoever asks for the ID now hears of the new lease.
+                    self.live.retain(|&key| key != before);
                 }
             }
             None if !self.issued.insert(granted.id) || granted.id.0 == 0 || granted.id.0 >> 63 != 0 => {

@@ -26,6 +26,7 @@ fn tokens_of_an_id_must_grow() {
     assert!(error.contains("fencing"), "{error}");
     book.adopt(&ask(Some(0)), &granted(7, 128), now, now).unwrap();
     assert!(!book.leases[0].is_live());
+    assert_eq!(book.live, [1], "who asks for the ID now hears of the second lease");
 }
 
 #[test]
