@@ -47,6 +47,9 @@ const BOUT: Duration = Duration::from_secs(8);
 const REST: Duration = Duration::from_millis(20);
 /// Log kept for consumers, bytes per shard: some minutes of this load, so that recycling is soon in full swing.
 const RETAIN_LOG_BYTES: u64 = 64 << 20;
+/// Events kept in memory, bytes per shard: half a minute of this load, so that memory has reached its level long before
+/// it is judged. With the default of 32 MiB it would rise for all of a life, as it may.
+const EVENT_BUFFER_BYTES: u64 = 1 << 20;
 const SHARD_COUNT: u16 = 2;
 const DRIVERS: [&str; 2] = ["ring", "glommio"];
 /// A life lasts about this long, s; there are four at least, so that each driver sees each ending.
@@ -108,6 +111,7 @@ pub fn run(plan: &SoakPlan, dir: &Path) -> Result<Report, String> {
         println!("{:>5} s  life {index} of {life_count}: {driver}, {ending:?}", started.elapsed().as_secs());
         let options = ServerOptions::new(&plan.binary).data_dir(dir).driver(driver).shards(SHARD_COUNT);
         let options = options.small_log().flag("--checkpoint-interval", "1s");
+        let options = options.flag("--event-buffer", EVENT_BUFFER_BYTES);
         run.chosen_options = Some(options.flag("--retain-log", RETAIN_LOG_BYTES));
         live(&mut run, index as usize, life, ending, &mut recorder, &mut random)
             .map_err(|broken| format!("life {index} ({driver}): {broken}"))?;

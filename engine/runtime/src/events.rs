@@ -8,7 +8,8 @@
 //!
 //! - **S9 once**: each end has one position. Delivery is at least once; a consumer that stores the
 //!   position of the last event it has dealt with and resumes at [`Event::resume`] sees each once.
-//! - **S8 bounded**: the hub keeps a stated number of bytes and forgets the oldest.
+//! - **S8 bounded**: the hub keeps a stated number of bytes, what it takes to keep them included, and forgets the
+//!   oldest.
 
 mod history;
 mod subscription;
@@ -311,17 +312,26 @@ impl EventHub {
     }
 }
 
+impl EventBlock {
+    /// Memory that it takes: most records are of one lease and smaller than what goes around them.
+    fn footprint_bytes(&self) -> usize {
+        /// Counters of the `Arc`, the place in the queue, and twice an allocator's own.
+        const AROUND_BYTES: usize = 16 + 8 + 2 * 16;
+        size_of::<EventBlock>() + AROUND_BYTES + self.bytes.len()
+    }
+}
+
 impl Recent {
     fn push(&mut self, block: EventBlock, bytes_max: usize) {
         assert!(
             self.blocks.back().is_none_or(|last| last.end <= block.first),
             "S9 once: events out of order"
         );
-        self.bytes += block.bytes.len();
+        self.bytes += block.footprint_bytes();
         self.blocks.push_back(Arc::new(block));
         while self.bytes > bytes_max && self.blocks.len() > 1 {
             if let Some(gone) = self.blocks.pop_front() {
-                self.bytes -= gone.bytes.len();
+                self.bytes -= gone.footprint_bytes();
                 self.oldest = gone.end;
             }
         }
@@ -392,7 +402,7 @@ mod tests {
 
     #[test]
     fn reads_resume_anywhere_and_the_oldest_is_forgotten() {
-        let hub = EventHub::new(ShardIndex(0), None, 100);
+        let hub = EventHub::new(ShardIndex(0), None, 100 + 3 * block(0, 0).footprint_bytes());
         hub.start_at(Position(64));
         hub.publish(Position(400), [block(64, 24), block(100, 40), block(200, 24)].into_iter());
         assert_eq!(firsts(hub.read(Position(64), 1_000)), (vec![64, 100, 200], 224));

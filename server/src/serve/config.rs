@@ -284,6 +284,8 @@ fn layer_engine(top: &Settings, file: &Settings, l: &mut Layers<'_>) -> Config {
     let snapshot_log_bytes =
         l.pick("snapshot-log", top.snapshot_log, file.snapshot_log, defaults.snapshot_log_bytes, number);
     let retain_bytes = l.pick("retain-log", top.retain_log, file.retain_log, defaults.retain_bytes, number);
+    let event_buffer = defaults.event_buffer_bytes as u64;
+    let event_buffer = l.pick("event-buffer", top.event_buffer, file.event_buffer, event_buffer, number);
     let ttl_min = l.pick("ttl-min", top.ttl_min, file.ttl_min, Span(defaults.ttl_min), text);
     let ttl_max = l.pick("ttl-max", top.ttl_max, file.ttl_max, Span(defaults.ttl_max), text);
     let lease_count_max =
@@ -318,6 +320,7 @@ fn layer_engine(top: &Settings, file: &Settings, l: &mut Layers<'_>) -> Config {
         segment_bytes,
         snapshot_log_bytes,
         retain_bytes,
+        event_buffer_bytes: usize::try_from(event_buffer).unwrap_or(usize::MAX),
         pin: !no_pin,
         first_cpu,
         spin: Duration::from_micros(spin_us),

@@ -47,6 +47,9 @@ pub struct Settings {
     /// Log kept per shard behind a snapshot, so that event streams can be resumed, bytes [default: 268435456]
     #[arg(long, value_name = "BYTES", env = "TENURE_RETAIN_LOG")]
     pub retain_log: Option<u64>,
+    /// Recent events kept in memory per shard, bytes; older ones are read from the log [default: 33554432]
+    #[arg(long, value_name = "BYTES", env = "TENURE_EVENT_BUFFER")]
+    pub event_buffer: Option<u64>,
     /// Shorter TTLs are raised to this [default: 1ms]
     #[arg(long, value_name = "SPAN", env = "TENURE_TTL_MIN")]
     pub ttl_min: Option<Span>,
