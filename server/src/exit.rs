@@ -8,7 +8,7 @@
 //! | 65 | data is damaged; what `verify` and `inspect` report as well |
 //! | 69 | the server cannot be reached, or went away before it answered |
 //! | 70 | a fault of this program |
-//! | 71 | the system lacks what is needed: io_uring, memlock, an address, a thread |
+//! | 71 | the system lacks what is needed: io_uring, memlock, an address, a thread, a disk that can be read |
 //! | 74 | the log cannot be written: the server ended rather than lie |
 //! | 75 | the data directory is in use by another process: try again later |
 //! | 77 | credentials missing or wrong |
@@ -50,7 +50,9 @@ pub fn of_open(error: &tenure::OpenError) -> i32 {
     match error {
         OpenError::Config(_) => CONFIG,
         OpenError::Log(LogError::Locked { .. }) => IN_USE,
-        OpenError::Log(LogError::Io { .. }) | OpenError::Io { .. } | OpenError::Driver { .. } => SYSTEM,
+        OpenError::Log(LogError::Io { .. } | LogError::Unreadable { .. })
+        | OpenError::Io { .. }
+        | OpenError::Driver { .. } => SYSTEM,
         OpenError::Log(_) | OpenError::Replay { .. } => DAMAGED,
     }
 }

@@ -65,7 +65,7 @@ impl Failure {
             LogError::Version { .. } => exit::DAMAGED,
             LogError::Locked { .. } => exit::IN_USE,
             LogError::Request(_) => exit::REFUSED,
-            LogError::Io { .. } => exit::SYSTEM,
+            LogError::Io { .. } | LogError::Unreadable { .. } => exit::SYSTEM,
         };
         Failure::new(code, error.to_string())
     }

@@ -22,6 +22,16 @@ pub enum LogError {
         /// What the system answered.
         source: io::Error,
     },
+    /// The disk does not give back what is on it. Nothing is known about the bytes, so nothing is changed or repaired.
+    #[error("cannot read {} at byte {offset}: {source} (the disk fails: copy the data directory to a sound one)", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// First byte that could not be read.
+        offset: u64,
+        /// What the system answered.
+        source: io::Error,
+    },
     /// Another process has the directory.
     #[error("{} is in use by {holder}: stop that process first, or choose another directory", path.display())]
     Locked {

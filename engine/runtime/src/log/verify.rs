@@ -126,7 +126,7 @@ fn verify_shard(log: &ShardLog) -> Result<ShardReport, LogError> {
     }
     match recover(log, &mut Nothing) {
         Ok(recovered) => report.torn = recovered.torn,
-        Err(error @ LogError::Io { .. }) => return Err(error),
+        Err(error @ (LogError::Io { .. } | LogError::Unreadable { .. })) => return Err(error),
         Err(error) => report.damage.push(error.to_string()),
     }
     for (start, path) in list_snapshots(&log.disk, &log.dir)? {
@@ -164,7 +164,7 @@ fn walk(log: &ShardLog, report: &mut ShardReport) -> Result<(), LogError> {
                 }
                 return Ok(());
             }
-            Err(error @ LogError::Io { .. }) => return Err(error),
+            Err(error @ (LogError::Io { .. } | LogError::Unreadable { .. })) => return Err(error),
             Err(error) => {
                 report.warnings.extend(report.damage.is_empty().then(|| error.to_string()));
                 return Ok(());

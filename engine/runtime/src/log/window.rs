@@ -44,10 +44,13 @@ pub(super) struct Window {
 /// The read-ahead thread's end: at most one request is on its way.
 struct Ahead {
     requests: SyncSender<Request>,
-    pieces: Receiver<(AlignedBuffer, io::Result<usize>)>,
+    pieces: Receiver<(AlignedBuffer, Result<usize, Unread>)>,
     pending: Option<u64>,
     spare: Option<AlignedBuffer>,
 }
+
+/// Where a file could not be read, and why.
+type Unread = (u64, io::Error);
 
 struct Request {
     file: Arc<dyn DiskFile>,
@@ -173,7 +176,11 @@ impl Window {
                 read_piece(&*file, at, &mut self.buffer.bytes_mut()[front..][..wanted])
             }
         };
-        let count = count.map_err(LogError::io("read", &self.path))?;
+        let count = count.map_err(|(offset, source)| LogError::Unreadable {
+            path: self.path.clone(),
+            offset,
+            source,
+        })?;
         (self.start, self.from, self.filled) = (offset, front - carried, carried + count);
         let next = at + count as u64;
         if self.reads_ahead && count == READ_BYTES && next < limit {
@@ -220,7 +227,7 @@ impl Ahead {
     }
 
     /// The piece at `offset`, if that is what was asked for.
-    fn take(&mut self, offset: u64) -> Option<(AlignedBuffer, io::Result<usize>)> {
+    fn take(&mut self, offset: u64) -> Option<(AlignedBuffer, Result<usize, Unread>)> {
         if self.pending != Some(offset) {
             self.settle();
             return None;
@@ -245,10 +252,11 @@ fn piece_bytes(offset: u64, limit: u64) -> usize {
 }
 
 /// Reads until `into` is full or the file ends.
-fn read_piece(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+fn read_piece(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> Result<usize, Unread> {
     let mut filled = 0;
     while filled < into.len() {
-        match file.read_at(&mut into[filled..], offset + filled as u64) {
+        let at = offset + filled as u64;
+        match file.read_at(&mut into[filled..], at) {
             Ok(0) => break,
             Ok(count) => {
                 filled += count;
@@ -258,7 +266,7 @@ fn read_piece(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<u
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err((at, error)),
         }
     }
     Ok(filled)
