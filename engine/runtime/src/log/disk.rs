@@ -163,6 +163,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync_all(&self) -> io::Result<()>;
     /// Descriptor for a driver that writes by number; a simulated file has none.
     fn raw_fd(&self) -> Option<RawFd>;
+    /// Whether handing over a write may take as long as the write: such file systems answer to somebody else, and
+    /// do not queue.
+    fn holds_up_submitters(&self) -> bool {
+        false
+    }
 }
 
 /// The disk in use.
@@ -311,6 +316,14 @@ impl DiskFile for SystemFile {
 
     fn raw_fd(&self) -> Option<RawFd> {
         Some(self.0.as_raw_fd())
+    }
+
+    fn holds_up_submitters(&self) -> bool {
+        /// FUSE, NFS, SMB, 9P, Ceph: see `statfs(2)`.
+        const ANSWERS_ELSEWHERE: [u32; 6] =
+            [0x6573_5546, 0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x0102_1997, 0x00C3_6400];
+        // Their magic numbers are 32 bits, sign-extended or not.
+        rustix::fs::fstatfs(&self.0).is_ok_and(|told| ANSWERS_ELSEWHERE.contains(&(told.f_type as u32)))
     }
 }
 

@@ -29,6 +29,7 @@ pub enum SyncMode {
 pub struct SegmentFile {
     file: Arc<dyn DiskFile>,
     fd: Option<RawFd>,
+    holds_up_submitters: bool,
     path: PathBuf,
     base: u64,
     length: u64,
@@ -74,8 +75,8 @@ impl SegmentFile {
                 format!("segment length {length} is not a multiple of {unit} bytes"),
             ));
         }
-        let fd = file.raw_fd();
-        Ok(SegmentFile { file, fd, path: path.to_owned(), base, length })
+        let (fd, holds_up_submitters) = (file.raw_fd(), file.holds_up_submitters());
+        Ok(SegmentFile { file, fd, holds_up_submitters, path: path.to_owned(), base, length })
     }
 
     /// Where the file lies.
@@ -109,6 +110,13 @@ impl SegmentFile {
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {
         self.fd.expect("a ring writes to files of the system's disk")
+    }
+
+    /// Whether a ring must leave the handing over of a write to a worker of the kernel, because it may take as long
+    /// as the write itself.
+    #[must_use]
+    pub fn holds_up_submitters(&self) -> bool {
+        self.holds_up_submitters
     }
 
     /// Writes all of `bytes`, for drivers without a ring.

@@ -259,6 +259,9 @@ fn submit_write(ring: &mut Ring, write: &LogWrite) {
     assert!(write.id & KIND == 0, "a log write's number must leave room for the tag");
     let length = u32::try_from(write.length).expect("S8: a batch is at most 1 MiB");
     let entry = opcode::Write::new(Fd(write.file.raw_fd()), write.address, length).offset(write.offset);
+    // A core that is held up in handing over a write answers no renewals (L3) and expires nothing (L1).
+    let held_up = write.file.holds_up_submitters();
+    let flags = if held_up { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
     // SAFETY: the journal owns the buffer and the file until `write_completed` is told of this write.
-    unsafe { ring.push(&entry.build().user_data(WRITE | write.id)) };
+    unsafe { ring.push(&entry.build().flags(flags).user_data(WRITE | write.id)) };
 }
