@@ -10,6 +10,7 @@
 //! - [`fuzz`]: what fuzzers are let loose on;
 //! - [`power`]: what a power loss may leave on a disk, recovered and audited;
 //! - [`soak`]: an hour of everything at once, and whether anything grew;
+//! - [`faulty_disk`]: a mounted file system that fails, stalls and is slow when it is told to;
 //! - [`sandbox`]: children with too little memlock, without io_uring, with a small disk;
 //! - [`tree`]: the source tree, for the tidiness rules;
 //! - [`random`], [`patience`]: seeds that replay, and waits that end.
@@ -18,6 +19,7 @@
 //! failure, and nothing else.
 
 pub mod crash;
+pub mod faulty_disk;
 pub mod fuzz;
 pub mod patience;
 pub mod power;
