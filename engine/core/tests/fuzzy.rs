@@ -163,3 +163,18 @@ fn a_promotion_restarts_the_walk() {
     assert_eq!(again, live, "S4 replay-equal: extended once, not twice");
     assert!(live.contains("until 6011ms"), "{live}");
 }
+
+/// Two leases are granted for each step of the walk: it ends all the same, and the log has what it did not see.
+#[test]
+fn a_walk_does_not_chase_leases_granted_after_its_start() {
+    let (mut bench, _) = Bench::new();
+    let mut steps = 0;
+    while !bench.walk() {
+        steps += 1;
+        assert!(steps < 16, "S8 bounded: the walk chases new leases");
+        let id = bench.grant();
+        bench.attach(id, "new");
+        bench.grant();
+    }
+    assert!(bench.compare().lines().count() > 4 + 2 * 4);
+}

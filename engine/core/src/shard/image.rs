@@ -13,6 +13,7 @@ use crate::id::GrantKey;
 use crate::image::{ImageEntry, Start};
 use crate::items::{Holder, Item, range_after};
 use crate::time::{Position, Time, Token};
+use std::ops::Range;
 
 /// Slots that one step passes at most, live or not.
 const SLOTS_PER_STEP: u32 = 1 << 16;
@@ -21,6 +22,8 @@ const SLOTS_PER_STEP: u32 = 1 << 16;
 #[derive(Debug)]
 pub struct ImageCursor {
     position: Position,
+    /// Slots beyond were taken after the start: their leases are in the log, and the walk need not chase them.
+    slot_end: u32,
     promotions: u64,
     stage: Stage,
 }
@@ -47,19 +50,20 @@ impl ImageCursor {
 impl Shard {
     /// Begins an image of the state as it is now; the log from the cursor's position on completes it. Nothing is
     /// copied and nothing blocked.
-    pub fn image_start(&mut self) -> ImageCursor {
-        ImageCursor { position: self.ledger.tail(), promotions: self.promotions, stage: Stage::Start }
+    pub fn image_start(&self) -> ImageCursor {
+        ImageCursor {
+            position: self.ledger.tail(),
+            slot_end: self.table.slab.len() as u32,
+            promotions: self.promotions,
+            stage: Stage::Start,
+        }
     }
 
     /// Appends the next chunk of the image, about `bytes_max` bytes; true when it was the last. Chunks are loaded in
     /// this order by [`Shard::load_image`].
     pub fn image_step(&self, cursor: &mut ImageCursor, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         if cursor.promotions != self.promotions {
-            *cursor = ImageCursor {
-                position: self.ledger.tail(),
-                promotions: self.promotions,
-                stage: Stage::Start,
-            };
+            *cursor = self.image_start();
         }
         let end = out.len() + bytes_max;
         loop {
@@ -69,7 +73,7 @@ impl Shard {
                     ImageEntry::Start(self.image_head(cursor.position)).encode(out);
                     Stage::Leases(0, None)
                 }
-                Stage::Leases(slot, within) => self.image_leases(slot, within, end, out),
+                Stage::Leases(slot, within) => self.image_leases(slot..cursor.slot_end, within, end, out),
                 Stage::Leaving(after) => self.image_leaving(after.as_ref(), end, out),
                 Stage::Keys(after) => self.image_keys(after, end, out),
                 Stage::End => {
@@ -99,14 +103,13 @@ impl Shard {
     /// Leases with their items until the chunk is full or enough slots are passed.
     fn image_leases(
         &self,
-        from: u32,
+        slots: Range<u32>,
         mut within: Option<(Holder, Item)>,
         end: usize,
         out: &mut Vec<u8>,
     ) -> Stage {
-        let count = self.table.slab.len() as u32;
-        let stop = count.min(from.saturating_add(SLOTS_PER_STEP));
-        for index in from..stop {
+        let stop = slots.end.min(slots.start.saturating_add(SLOTS_PER_STEP));
+        for index in slots.start..stop {
             if out.len() >= end {
                 return Stage::Leases(index, None);
             }
@@ -124,7 +127,7 @@ impl Shard {
                 return Stage::Leases(index, Some((holder, last)));
             }
         }
-        if stop < count { Stage::Leases(stop, None) } else { Stage::Leaving(None) }
+        if stop < slots.end { Stage::Leases(stop, None) } else { Stage::Leaving(None) }
     }
 
     fn image_lease(&self, slot: Slot, holder: Holder, out: &mut Vec<u8>) {
