@@ -192,7 +192,7 @@ fn rows(criterion: &mut Criterion<CpuTime>, leases: usize) {
     group.finish();
 
     let mut group = criterion.benchmark_group("write image");
-    let (mut shard, mut chunk) = (assigned.shard, Vec::with_capacity(2 * CHUNK_BYTES));
+    let (shard, mut chunk) = (assigned.shard, Vec::with_capacity(2 * CHUNK_BYTES));
     group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(leases as u64));
     group.bench_function(BenchmarkId::new("tenure", leases), |bencher| {
         bencher.iter(|| {

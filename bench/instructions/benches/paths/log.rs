@@ -82,7 +82,7 @@ fn replay(mut shard: Shard, records: Vec<u8>) -> (Shard, Vec<u8>) {
 }
 
 fn image() -> Vec<u8> {
-    let mut subject = filled(Ids::Assigned);
+    let subject = filled(Ids::Assigned);
     let mut cursor = subject.shard.image_start();
     let mut image = Vec::new();
     while !subject.shard.image_step(&mut cursor, IMAGE_CHUNK_BYTES, &mut image) {}
@@ -91,7 +91,7 @@ fn image() -> Vec<u8> {
 
 #[library_benchmark]
 #[bench::assigned(filled(Ids::Assigned), Vec::with_capacity(1 << 20))]
-fn write_image(mut subject: Subject, mut image: Vec<u8>) -> (Subject, Vec<u8>) {
+fn write_image(subject: Subject, mut image: Vec<u8>) -> (Subject, Vec<u8>) {
     let mut cursor = subject.shard.image_start();
     while !subject.shard.image_step(&mut cursor, IMAGE_CHUNK_BYTES, &mut image) {}
     (subject, image)
