@@ -32,7 +32,7 @@ use crate::journal::{Journal, LogFault, LogWrite};
 use crate::limits;
 use crate::memory::Memory;
 use crate::peers::Peers;
-use crate::request::{Reply, Request, ServiceTicket, StationStats, Ticket};
+use crate::request::{Reply, Request, ServiceTicket, Ticket};
 use crate::snapshotting::Snapshotting;
 
 mod apply;
@@ -566,23 +566,6 @@ impl Station {
         }
         for done in self.settling.drain(..) {
             drop(done.send(()));
-        }
-    }
-
-    fn stats(&self) -> StationStats {
-        let (commits, commit_bytes) = self.journal.commits();
-        StationStats {
-            shard: self.shard.stats(),
-            primary: self.shard.role() == crate::config::Role::Primary,
-            time_ms: self.now.0,
-            durable: self.durable().0,
-            tail: self.records.tail().0,
-            commits,
-            commit_bytes,
-            snapshots: self.snapshotting.completed(),
-            replies_held: self.gate.len() as u64,
-            turns: self.turn_clock.stats(),
-            storage_full: self.journal.is_full(),
         }
     }
 

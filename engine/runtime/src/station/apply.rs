@@ -4,7 +4,7 @@ use tenure_core::{Answer, Grant, LeaseId, Position, RecordBuffer, Refusal, Shard
 
 use super::Station;
 use crate::limits;
-use crate::request::{Reply, Request, Ticket};
+use crate::request::{Reply, Request, StationStats, Ticket};
 
 impl Station {
     /// Applies one request to this core's shard and sees to its answer.
@@ -99,6 +99,23 @@ impl Station {
     fn seal_if_large(&mut self) {
         if self.record_bytes() >= limits::BATCH_BYTES_SEAL {
             self.seal();
+        }
+    }
+
+    fn stats(&self) -> StationStats {
+        let (commits, commit_bytes) = self.journal.commits();
+        StationStats {
+            shard: self.shard.stats(),
+            primary: self.shard.role() == crate::config::Role::Primary,
+            time_ms: self.now.0,
+            durable: self.durable().0,
+            tail: self.records.tail().0,
+            commits,
+            commit_bytes,
+            snapshots: self.snapshotting.completed(),
+            replies_held: self.gate.len() as u64,
+            turns: self.turn_clock.stats(),
+            storage_full: self.journal.is_full(),
         }
     }
 }
