@@ -54,3 +54,11 @@ fn a_promotion_that_came_second_promises_nothing() {
     let report = run(Plan::draw(306_937, Profile::Swarm), false);
     assert_eq!(report.failure, None);
 }
+
+/// A snapshot recycles every segment, the disk is full, and a subscriber asks for what was in them: it is too
+/// old, not damaged.
+#[test]
+fn a_log_without_a_segment_is_not_damaged() {
+    let report = run(Plan::draw(988, Profile::Swarm), false);
+    assert_eq!(report.failure, None);
+}

@@ -60,7 +60,7 @@ pub(super) fn read(
         // Told before it was written (weaker durabilities): it will be on file soon.
         return Ok(History { blocks: Vec::new(), next: from });
     }
-    let mut reader = EventReader::open(&source.log, from).map_err(failed)?;
+    let mut reader = EventReader::open(&source.log, from, on_file).map_err(failed)?;
     let mut history = History { blocks: Vec::new(), next: on_file.max(from) };
     let mut bytes = 0;
     while let Some(batch) = reader.next(on_file).map_err(failed)? {

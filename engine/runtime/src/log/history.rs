@@ -48,11 +48,12 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// A reader of everything from `from` on, which may lie inside a batch.
+    /// A reader of everything from `from` on, which may lie inside a batch. `durable` is the shard's durable
+    /// position now.
     ///
     /// # Errors
     /// `from` is older than the oldest segment, or the files could not be read.
-    pub fn open(log: &ShardLog, from: Position) -> Result<EventReader, HistoryError> {
+    pub fn open(log: &ShardLog, from: Position, durable: Position) -> Result<EventReader, HistoryError> {
         let oldest = list_segments(&log.disk, &log.dir)?.first().map_or(log.start, |segment| segment.base);
         // Nothing was ever written before the log's first batch.
         if from.0 < oldest && oldest != 0 {
@@ -60,7 +61,9 @@ impl EventReader {
         }
         match Chain::from_position(log, from.0.max(first_record(oldest).0), 0) {
             Ok(chain) => Ok(EventReader { log: log.clone(), chain, from: from.0 }),
-            Err(error) => Err(too_old(log, from.0).unwrap_or(HistoryError::Log(error))),
+            Err(error) => Err(too_old(log, from.0)
+                .or_else(|| all_recycled(log, from.0, durable))
+                .unwrap_or(HistoryError::Log(error))),
         }
     }
 
@@ -144,6 +147,11 @@ mod tests {
     use super::*;
     use crate::log::rig::{Rig, SEGMENT, Session};
 
+    /// A reader that takes everything for durable.
+    fn open(log: &ShardLog, from: Position) -> Result<EventReader, HistoryError> {
+        EventReader::open(log, from, Position(u64::MAX))
+    }
+
     fn read_all(reader: &mut EventReader, durable: Position) -> Vec<(u64, Vec<u8>)> {
         let mut seen = Vec::new();
         while let Some(batch) = reader.next(durable).unwrap() {
@@ -161,6 +169,26 @@ mod tests {
         written
     }
 
+    /// A snapshot may have recycled every segment while a full disk lets no new one be made.
+    #[test]
+    fn without_a_segment_everything_is_too_old() {
+        let mut rig = Rig::new();
+        let mut session = rig.open();
+        fill(&mut session, 2 * SEGMENT);
+        let durable = session.writer.acknowledged();
+        for segment in list_segments(&rig.log.disk, &rig.log.dir).unwrap() {
+            std::fs::remove_file(&segment.path).unwrap();
+        }
+        for from in [64, SEGMENT + 64, durable.0 - 1] {
+            let opened = EventReader::open(&rig.log, Position(from), durable);
+            let read = opened.and_then(|mut reader| reader.next(durable).map(|batch| batch.is_some()));
+            assert!(
+                matches!(read, Err(HistoryError::TooOld { oldest }) if oldest == durable),
+                "from {from}: {read:?}"
+            );
+        }
+    }
+
     #[test]
     fn follows_the_writer_from_any_position() {
         let mut rig = Rig::new();
@@ -168,11 +196,11 @@ mod tests {
         let mut written = fill(&mut session, 2 * SEGMENT + 100_000);
         let middle = written.len() / 2;
         for from in [0, 64, written[middle].0, written[middle].0 + 77, written[middle].0 + 49_999] {
-            let mut reader = EventReader::open(&rig.log, Position(from)).unwrap();
+            let mut reader = open(&rig.log, Position(from)).unwrap();
             let skip = if from <= 64 { 0 } else { middle };
             assert_eq!(read_all(&mut reader, session.writer.acknowledged()), written[skip..], "from {from}");
         }
-        let mut reader = EventReader::open(&rig.log, session.writer.position()).unwrap();
+        let mut reader = open(&rig.log, session.writer.position()).unwrap();
         assert_eq!(read_all(&mut reader, session.writer.acknowledged()), []);
         // Batch by batch across a segment end, as the durable position moves.
         while session.writer.position().0 < 4 * SEGMENT {
@@ -194,7 +222,7 @@ mod tests {
         for write in session.writes() {
             session.put(&write, write.length);
         }
-        let mut reader = EventReader::open(&rig.log, Position(0)).unwrap();
+        let mut reader = open(&rig.log, Position(0)).unwrap();
         assert_eq!(read_all(&mut reader, durable).len(), 1);
         assert_eq!(read_all(&mut reader, session.writer.position()).len(), 1);
     }
@@ -205,7 +233,7 @@ mod tests {
         let mut session = rig.open();
         fill(&mut session, 3 * SEGMENT + 100_000);
         let durable = session.writer.acknowledged();
-        let mut early = EventReader::open(&rig.log, Position(64)).unwrap();
+        let mut early = open(&rig.log, Position(64)).unwrap();
         assert!(early.next(durable).unwrap().is_some());
         session.recycle(2 * SEGMENT);
         fill(&mut session, 6 * SEGMENT); // the recycled files have other contents now
@@ -218,10 +246,10 @@ mod tests {
         };
         let expected = Position(2 * SEGMENT + 64);
         assert!(matches!(outcome, HistoryError::TooOld { oldest } if oldest == expected), "{outcome}");
-        let late = EventReader::open(&rig.log, Position(SEGMENT + 64));
+        let late = open(&rig.log, Position(SEGMENT + 64));
         assert!(matches!(late, Err(HistoryError::TooOld { oldest }) if oldest == expected));
         assert_eq!(EventReader::oldest(&rig.log).unwrap(), expected);
-        let mut kept = EventReader::open(&rig.log, expected).unwrap();
+        let mut kept = open(&rig.log, expected).unwrap();
         assert_eq!(kept.next(durable).unwrap().unwrap().first, expected);
     }
 
@@ -232,7 +260,7 @@ mod tests {
         session.commit(b"one");
         session.commit(b"two");
         rig.flip(4096 + 65, 3);
-        let mut reader = EventReader::open(&rig.log, Position(64)).unwrap();
+        let mut reader = open(&rig.log, Position(64)).unwrap();
         let durable = session.writer.acknowledged();
         assert!(reader.next(durable).unwrap().is_some());
         let error = reader.next(durable).unwrap_err().to_string();
