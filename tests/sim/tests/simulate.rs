@@ -62,3 +62,13 @@ fn a_log_without_a_segment_is_not_damaged() {
     let report = run(Plan::draw(988, Profile::Swarm), false);
     assert_eq!(report.failure, None);
 }
+
+/// The log needs a segment amid the storm, and a disk that had been full is tried again a second later only. The
+/// simulator once took that for starvation.
+#[test]
+fn a_storm_on_a_disk_that_was_full_comes_again() {
+    for seed in [403_569, 6_448] {
+        let report = run(Plan::draw(seed, Profile::Swarm), false);
+        assert_eq!(report.failure, None, "seed {seed}");
+    }
+}

@@ -76,7 +76,9 @@ impl World {
         self.dumps_at_end = Some(host.dumps());
         host.close();
         self.trace.note(self.host_ms(), "ended", &[]);
-        if self.disk.is_dead() {
+        // Where the end could not be noted, what replied early is given new IDs and tokens by the next start.
+        let unnoted = self.disk.files().iter().any(|(path, _)| path == "/d/UNSYNCED");
+        if self.disk.is_dead() || unnoted {
             self.dumps_at_end = None;
         }
         // The process ends; nothing unsynced may be needed.

@@ -206,11 +206,18 @@ impl World {
 
     /// Leases expire while a client asks for something that must be written in every turn.
     fn storm(&mut self) -> Verdict {
+        let mut was_full = false;
         for round in 0..STORM_ROUNDS {
             let (count, ttl_ms) = if round == 0 { (4, 5) } else { (1, 3_000) };
             self.with_client(0, |client, _, scene| client.grant_some(count, ttl_ms, scene));
             self.round(round)?;
+            was_full |= self.is_storage_full();
             self.pass(30);
+        }
+        if was_full {
+            // A disk that was full is tried again after a second: nothing could end. Another storm, later.
+            self.has_stormed = false;
+            return Ok(());
         }
         let now_ms = self.served_ms();
         let late = |lease: &crate::oracle::Lease| {
