@@ -278,6 +278,10 @@ impl Oracle {
 
     /// A promotion was acknowledged that gave more time to every lease that was promised something `before`.
     pub fn extended(&mut self, extend_ms: u64, before: &[(Key, u64)], sent_ms: u64) {
+        if self.items.is_lax {
+            // Where streams lag behind replies, some of these may have ended before.
+            return;
+        }
         for (key, promised_ms) in before {
             if let Some(lease) = self.leases.get_mut(key).filter(|lease| lease.end.is_none()) {
                 lease.promised_ms = lease.promised_ms.max((*promised_ms).max(sent_ms) + extend_ms);
