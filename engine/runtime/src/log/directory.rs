@@ -49,9 +49,11 @@ pub struct ShardLog {
 /// Empty file that is there while a run may have told what is not on disk.
 pub(super) const UNSYNCED_FILE: &str = "UNSYNCED";
 
-/// More than any run can have written and not synced: no machine holds a TiB of dirty pages. Positions last
-/// for eight million such ends.
-const UNSYNCED_BYTES_MAX: u64 = 1 << 40;
+/// More than any run can have written and not synced: the log goes past the system's cache, and no device holds 64 GiB in its own.
+/// Tokens (`tenure_core::limits::TOKEN_MAX`) last for a million such ends.
+const UNSYNCED_BYTES_MAX: u64 = 1 << 36;
+
+const _: () = assert!(tenure_core::limits::TOKEN_MAX / UNSYNCED_BYTES_MAX > 1_000_000);
 
 impl DataDir {
     /// Locks `path`, creating the directory when it is missing, and reads its manifest.
