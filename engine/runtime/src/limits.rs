@@ -18,6 +18,21 @@ pub const INBOX_MESSAGES_MAX: usize = 4_096;
 /// network front that shares the core (L3).
 pub const INBOX_MESSAGES_PER_TURN: usize = 256;
 
+/// Time since a turn's beginning after which no further message is taken, in µs, so that embedders and other cores
+/// leave the network front its share of the turn (L3). One message may hold a batch of requests that takes longer.
+pub const TURN_INBOX_US_MAX: u64 = 500;
+
+/// The same where the clock stands still in a turn, in messages.
+pub const TURN_INBOX_STEPS: u32 = 16;
+
+/// Time since a turn's beginning after which no further request is taken, in µs: the rest waits for the next turn.
+/// Everything in a turn waits for all of it, so this bounds how long one client's requests hold up the others'; a
+/// single request of 65,536 leases takes longer. Turns this long cost a few µs more of system calls, under 1 %.
+pub const TURN_REQUESTS_US_MAX: u64 = 1_000;
+
+/// Bytes taken between two looks at the clock, some tens of µs of work.
+pub const TURN_LOOK_BYTES: usize = 16 * 1024;
+
 /// Requests one core may have waiting at its peers. Bounds the replies that can come back at once.
 pub const FORWARDS_IN_FLIGHT_MAX: usize = 262_144;
 
@@ -72,4 +87,5 @@ const _: () =
 const _: () = assert!(BATCH_IDS_MAX * 32 <= LOG_BACKLOG_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_SEAL * 4 <= LOG_BACKLOG_BYTES_MAX);
 const _: () = assert!(INBOX_MESSAGES_PER_TURN <= INBOX_MESSAGES_MAX);
+const _: () = assert!(TURN_INBOX_US_MAX < TURN_REQUESTS_US_MAX);
 const _: () = assert!(PAUSE_GRACE_MS < PAUSE_MS_MIN);

@@ -15,6 +15,7 @@
 //!
 //! It does not know sockets, files or executors.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use crate::request::{Reply, Request, ServiceTicket, Ticket};
 use crate::snapshotting::Snapshotting;
 
 mod apply;
+mod background;
 mod pause;
 #[cfg(feature = "simulation")]
 mod simulated;
@@ -70,8 +72,8 @@ pub struct Station {
     shared: Arc<Shared>,
     peers: Peers,
     inbox: Arc<Inbox>,
-    /// The messages of a turn; empty between turns.
-    arrived: Vec<Message>,
+    /// Messages taken from the inbox; between turns those that the last one had no time for.
+    arrived: VecDeque<Message>,
     clock: EngineClock,
     now: Time,
     /// Replies for this core's service.
@@ -120,7 +122,7 @@ impl Station {
             gate: Gate::default(),
             pending: PendingEvents::default(),
             inbox: Arc::clone(&shared.inboxes[usize::from(index.0)]),
-            arrived: Vec::new(),
+            arrived: VecDeque::new(),
             peers: Peers::new(index, Arc::clone(&shared.inboxes)),
             shared,
             turn_clock: TurnClock::new(clock.is_host()),
@@ -198,8 +200,8 @@ impl Station {
     /// after the clock was read would be dated before it was sent (S2).
     pub fn begin_turn(&mut self) {
         self.turn_clock.begin();
-        let mut arrived = std::mem::take(&mut self.arrived);
-        arrived.extend(std::iter::from_fn(|| self.inbox.pop()).take(limits::INBOX_MESSAGES_PER_TURN));
+        let room = limits::INBOX_MESSAGES_PER_TURN - self.arrived.len();
+        self.arrived.extend(std::iter::from_fn(|| self.inbox.pop()).take(room));
         let before = self.now;
         self.now = self.clock.now().max(before);
         if self.clock.shows_pauses() {
@@ -210,10 +212,26 @@ impl Station {
         if self.background_first {
             self.background();
         }
-        for message in arrived.drain(..) {
+        for step in 1.. {
+            let Some(message) = self.arrived.pop_front() else { break };
             self.receive(message);
+            let over = if self.clock.is_host() {
+                self.turn_clock.turn_so_far() >= Duration::from_micros(limits::TURN_INBOX_US_MAX)
+            } else {
+                step >= limits::TURN_INBOX_STEPS
+            };
+            if over {
+                break;
+            }
         }
-        self.arrived = arrived;
+    }
+
+    /// Whether this turn has spent on requests what it may: what else has arrived waits for the next turn, so that
+    /// expiry, the log and those who wait for their replies come by (L3). A request that has been begun is never cut.
+    #[must_use]
+    pub fn is_turn_spent(&self) -> bool {
+        self.clock.is_host()
+            && self.turn_clock.turn_so_far() >= Duration::from_micros(limits::TURN_REQUESTS_US_MAX)
     }
 
     /// Ends a turn: expires and keeps up within a time slice (L3), seals the batch when it is worth
@@ -272,6 +290,7 @@ impl Station {
     pub fn sleep(&self) -> Sleep {
         if !self.ready.is_empty()
             || !self.parcels.is_empty()
+            || !self.arrived.is_empty()
             || self.background_more
             || self.peers.waiting()
             || (!self.settling.is_empty() && self.journal.in_flight() == 0)
@@ -356,7 +375,12 @@ impl Station {
             self.service_drained = true;
             self.ending.drained();
         }
-        self.ending.all_drained() && self.inbox.is_empty() && !self.peers.waiting() && self.is_flushed()
+        self.ending.all_drained() && self.is_inbox_done() && !self.peers.waiting() && self.is_flushed()
+    }
+
+    /// No message waits, nor one that was taken.
+    fn is_inbox_done(&self) -> bool {
+        self.inbox.is_empty() && self.arrived.is_empty()
     }
 
     /// Nothing held, nothing in flight.
@@ -446,72 +470,6 @@ impl Station {
             Ticket::Forwarded { core, ticket } => self.peers.reply(core, ticket, reply),
             // A caller that has stopped waiting needs no answer.
             Ticket::Caller(sender) => drop(sender.send(reply)),
-        }
-    }
-
-    fn background(&mut self) {
-        self.background_more = false;
-        let start = self.turn_clock.end_of(Stage::Requests);
-        if self.memory.mind(&mut self.shard) {
-            self.turn_clock.grew();
-        }
-        self.background_held = self.journal.is_backed_up();
-        let planted = tenure_planted::is(Bug::RequestsFirst) && !self.gate.is_empty();
-        if self.background_held || self.journal.is_full() || planted {
-            return;
-        }
-        let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
-        for step in 1.. {
-            let progress = self.shard.expire(self.now, limits::EXPIRE_BUDGET, &mut self.records);
-            if progress.ended > 0 || progress.more {
-                self.turn_clock.end_of(Stage::Expiry);
-            }
-            let before = self.record_bytes();
-            let upkeep = self.shard.maintain(self.now, limits::MAINTAIN_BUDGET, &mut self.records);
-            self.background_more = progress.more || upkeep;
-            let stage = if self.record_bytes() > before { Stage::Items } else { Stage::Compaction };
-            if self.record_bytes() >= limits::BATCH_BYTES_SEAL {
-                self.seal();
-            }
-            if progress.ended == 0 && !self.background_more {
-                // Not worth a look at the clock.
-                return;
-            }
-            let spent = self.turn_clock.end_of(stage) - start;
-            let over =
-                if self.clock.is_host() { spent >= slice } else { step >= limits::BACKGROUND_TURN_STEPS };
-            self.background_held = self.background_more && self.journal.is_backed_up();
-            if !self.background_more || over || self.background_held {
-                return;
-            }
-        }
-    }
-
-    /// Carries the clock into the log while leases live, so that a restart loses little of it (S6).
-    fn log_clock(&mut self) {
-        if self.next_clock_record().is_some_and(|at| at <= self.now) {
-            self.records.stamp(self.now);
-        }
-    }
-
-    fn next_clock_record(&self) -> Option<Time> {
-        let wanted = self.journal.is_disk() && self.shard.lease_count() > 0 && !self.journal.is_full();
-        wanted.then(|| Time(self.records.time().0 + limits::CLOCK_RECORD_INTERVAL_MS))
-    }
-
-    /// Moves a snapshot along, or starts one when enough log has gathered. It starts at a batch
-    /// boundary, so that replay begins with a whole batch.
-    fn snapshot(&mut self) {
-        if self.snapshotting.is_due(self.records.tail(), || self.shard.lease_count()) {
-            if self.record_bytes() > 0 {
-                self.seal();
-            }
-            self.snapshotting.start(&mut self.shard, &mut self.journal, self.now);
-        }
-        let imaging = self.snapshotting.is_imaging();
-        self.snapshotting.step(&mut self.shard, &mut self.journal, self.records.tail());
-        if imaging {
-            self.turn_clock.end_of(Stage::Snapshot);
         }
     }
 

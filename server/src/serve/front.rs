@@ -4,8 +4,10 @@
 //! *touched* in a turn: those that have something to send or have come to an end.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tenure::request::{Reply, ServiceTicket};
 use tenure::station::Station;
@@ -46,8 +48,10 @@ pub(crate) struct Front {
     touched: Vec<u64>,
     /// Sessions that may go on decoding.
     resumable: Vec<u64>,
-    /// Sessions with subscriptions.
-    subscribed: Vec<u64>,
+    /// Sessions with subscriptions; whose turn it is comes first.
+    subscribed: VecDeque<u64>,
+    /// The last turn had no time for all of them.
+    events_left: bool,
     ready: Vec<(ServiceTicket, Reply)>,
     swept_at_ms: u64,
     /// When the core began to stop.
@@ -62,7 +66,8 @@ impl Front {
             sessions: Sessions::default(),
             touched: Vec::new(),
             resumable: Vec::new(),
-            subscribed: Vec::new(),
+            subscribed: VecDeque::new(),
+            events_left: false,
             ready: Vec::new(),
             swept_at_ms: 0,
             stopping_since_ms: None,
@@ -98,7 +103,7 @@ impl Front {
         let Some(session) = self.sessions.find(key) else { return };
         session.receive(bytes, &mut self.desk, station);
         if session.subscriptions.is_news() {
-            self.subscribed.push(key);
+            self.subscribed.push_back(key);
         }
         touch(&mut self.touched, session);
     }
@@ -141,14 +146,19 @@ impl Front {
         self.desk.tick();
         let parcels = self.sort_parcels(station.take_parcels());
         self.collect(station);
-        for key in std::mem::take(&mut self.resumable) {
+        let mut resumable = std::mem::take(&mut self.resumable).into_iter();
+        for key in resumable.by_ref() {
             let Some(session) = self.sessions.find(key) else { continue };
             session.resume(&mut self.desk, station);
             if session.subscriptions.is_news() {
-                self.subscribed.push(key);
+                self.subscribed.push_back(key);
             }
             touch(&mut self.touched, session);
+            if station.is_turn_spent() {
+                break;
+            }
         }
+        self.resumable.extend(resumable);
         if station.is_stopping() {
             self.stop();
         }
@@ -211,24 +221,31 @@ impl Front {
         sorted
     }
 
+    /// Encodes news for the subscribed, each in its turn, for no longer than a slice (L3).
     fn pump_events(&mut self) {
-        let mut index = 0;
-        while index < self.subscribed.len() {
-            let session = self.sessions.find(self.subscribed[index]);
-            let Some(session) = session else {
-                self.subscribed.swap_remove(index);
-                continue;
-            };
+        self.events_left = false;
+        if self.subscribed.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let count = self.subscribed.len();
+        for looked_at in 1..=count {
+            let key = self.subscribed.pop_front().expect("each is looked at once");
+            let Some(session) = self.sessions.find(key) else { continue };
             if session.subscriptions.is_empty() {
                 session.subscriptions.unlist();
-                self.subscribed.swap_remove(index);
                 continue;
             }
             session.pump_events(&self.desk);
+            self.subscribed.push_back(key);
             if session.has_outgoing() {
                 touch(&mut self.touched, session);
+                if began.elapsed() >= limits::EVENTS_SLICE {
+                    // Those at the front come first in the next turn.
+                    self.events_left = looked_at < count;
+                    return;
+                }
             }
-            index += 1;
         }
     }
 
@@ -280,7 +297,7 @@ impl Front {
 
     /// How soon a turn is wanted although nothing arrives, ms.
     pub(crate) fn wakes_in_ms(&self) -> Option<u64> {
-        if !self.resumable.is_empty() || !self.touched.is_empty() {
+        if !self.resumable.is_empty() || !self.touched.is_empty() || self.events_left {
             return Some(0);
         }
         (self.sessions.len() > 0).then_some(limits::SWEEP_INTERVAL_MS)

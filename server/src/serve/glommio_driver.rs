@@ -150,9 +150,18 @@ impl GlommioService for GlommioDriver {
         if driver.front.is_stopping() {
             driver.listeners.clear();
         }
-        for pipe in self.arrived.take() {
+        let mut arrived = self.arrived.take().into_iter();
+        for pipe in arrived.by_ref() {
             pipe.listed.set(false);
             driver.pass_on(&pipe, station);
+            if station.is_turn_spent() {
+                break;
+            }
+        }
+        if arrived.len() > 0 {
+            // They are first in the next turn.
+            self.arrived.borrow_mut().extend(arrived);
+            core.nudge();
         }
         driver.end_overdue();
     }

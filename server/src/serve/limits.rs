@@ -74,6 +74,10 @@ pub const SUBSCRIPTIONS_PER_SESSION: usize = 1_024;
 /// Bytes of events put into a connection's send buffer at a time.
 pub const EVENT_BYTES_AHEAD: usize = 1 << 20;
 
+/// How long a core encodes events in one turn before it looks at its requests again. One subscriber's
+/// share, [`EVENT_BYTES_AHEAD`], takes about as long.
+pub const EVENTS_SLICE: Duration = Duration::from_millis(1);
+
 const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT <= 1 << 15);
 const _: () = assert!(
     tenure_core::limits::ENDED_ITEMS_BYTES_PER_CALL + tenure_core::limits::ITEM_BYTES_MAX + 128

@@ -6,7 +6,8 @@
 //! sleep and waits in the kernel for a completion, the bell of its inbox, or the next deadline.
 //!
 //! Order within a turn matters: completions are taken out of the ring *before* the clock is read,
-//! so that the time of a turn is never before the arrival of what the turn applies (S2).
+//! so that the time of a turn is never before the arrival of what the turn applies (S2). A turn that has spent on
+//! requests what it may leaves the rest of the completions to the next one; the log's own are taken at once.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,12 +17,16 @@ use io_uring::{EnterFlags, IoUring, opcode, squeue};
 
 use crate::error::OpenError;
 use crate::journal::LogWrite;
+use crate::limits;
 use crate::station::{Sleep, Station};
 
 /// Submission entries of a core's ring. A turn that queues more submits in between.
 const SUBMISSIONS: u32 = 1_024;
 /// Completion entries: four times as many, so that a burst does not overflow into kernel memory.
 const COMPLETIONS: u32 = 4 * SUBMISSIONS;
+
+/// What a completion counts for beside the bytes that it brought, when a turn weighs what it has taken.
+const COMPLETION_BYTES: usize = 64;
 
 /// The top byte of `user_data` that the shell keeps for itself; a service uses any other.
 pub const SHELL_TAG: u64 = 0xff << 56;
@@ -74,6 +79,9 @@ impl RingService for NoService {
 /// A core's ring.
 pub struct Ring {
     uring: IoUring,
+    /// Completions that the last turn left.
+    left: Vec<Completion>,
+    /// Empty between turns.
     arrived: Vec<Completion>,
 }
 
@@ -91,7 +99,8 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
             .map_err(|error| refused("io_uring_setup", &error))?;
-        Ok(Ring { uring, arrived: Vec::with_capacity(COMPLETIONS as usize) })
+        let completions = || Vec::with_capacity(COMPLETIONS as usize);
+        Ok(Ring { uring, left: completions(), arrived: completions() })
     }
 
     /// Queues a submission. It reaches the kernel at the end of the turn, or when the queue is full.
@@ -131,10 +140,13 @@ impl Ring {
         }
     }
 
-    /// Moves completions out of the ring so that the service may submit while it looks at them.
+    /// Moves completions out of the ring so that the service may submit while it looks at them; first come those
+    /// that the last turn left.
     fn collect(&mut self) -> Vec<Completion> {
         let mut arrived = std::mem::take(&mut self.arrived);
-        arrived.extend(self.uring.completion().map(|entry| Completion {
+        arrived.append(&mut self.left);
+        let room = (COMPLETIONS as usize).saturating_sub(arrived.len());
+        arrived.extend(self.uring.completion().take(room).map(|entry| Completion {
             user_data: entry.user_data(),
             result: entry.result(),
             flags: entry.flags(),
@@ -177,18 +189,10 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
     service.start(&mut ring, &mut station);
     let mut last_traffic = Instant::now();
     loop {
-        let mut arrived = ring.collect();
+        let arrived = ring.collect();
         station.begin_turn();
-        let mut traffic = false;
-        for completion in arrived.drain(..) {
-            if completion.user_data & SHELL_TAG == SHELL_TAG {
-                traffic |= complete(completion, &mut ring, &mut station);
-            } else {
-                traffic = true;
-                service.completion(completion, &mut ring, &mut station);
-            }
-        }
-        ring.arrived = arrived;
+        let traffic = !arrived.is_empty();
+        take(arrived, &mut ring, &mut station, &mut service);
         service.turn(&mut ring, &mut station);
         station.end_turn();
         if let Err(fault) = station.mind_log() {
@@ -209,6 +213,31 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
     }
 }
 
+/// Takes completions until the turn has spent its time on them, and leaves the rest for the next one.
+fn take<S: RingService>(
+    mut arrived: Vec<Completion>,
+    ring: &mut Ring,
+    station: &mut Station,
+    service: &mut S,
+) {
+    let (mut bytes, mut spent) = (0, false);
+    for completion in arrived.drain(..) {
+        if completion.user_data & SHELL_TAG == SHELL_TAG {
+            complete(completion, ring, station);
+        } else if spent {
+            ring.left.push(completion);
+        } else {
+            service.completion(completion, ring, station);
+            bytes += COMPLETION_BYTES + usize::try_from(completion.result).unwrap_or(0);
+            if bytes >= limits::TURN_LOOK_BYTES {
+                bytes = 0;
+                spent = station.is_turn_spent();
+            }
+        }
+    }
+    ring.arrived = arrived;
+}
+
 /// Polls while traffic is fresh, else sleeps until something is due or arrives.
 fn wait<S: RingService>(ring: &mut Ring, station: &Station, service: &S, awake: bool) {
     let sleep = if awake { Sleep::No } else { station.sleep() };
@@ -225,13 +254,12 @@ fn wait<S: RingService>(ring: &mut Ring, station: &Station, service: &S, awake: 
     station.woke();
 }
 
-/// Handles a completion of the shell's own. Returns whether it counts as traffic.
-fn complete(completion: Completion, ring: &mut Ring, station: &mut Station) -> bool {
+/// Handles a completion of the shell's own.
+fn complete(completion: Completion, ring: &mut Ring, station: &mut Station) {
     match completion.user_data & KIND {
         BELL => {
             station.silence_bell();
             arm_bell(ring, station);
-            true
         }
         WRITE => {
             let id = completion.user_data & !KIND;
@@ -242,7 +270,6 @@ fn complete(completion: Completion, ring: &mut Ring, station: &mut Station) -> b
             if let Err(fault) = station.write_completed(id, result) {
                 super::end_process(&fault);
             }
-            true
         }
         other => unreachable!("a completion of the shell with tag {other:#x}"),
     }

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tenure_core::{Grant, Refusal, ShardIndex};
 
-use super::{Parts, Station};
+use super::{Parts, Sleep, Station};
 use crate::clock::{EngineClock, ManualClock};
 use crate::config::{Clock, Config};
 use crate::ending::Ending;
 use crate::grant_routes::GrantRoutes;
 use crate::handle::Shared;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Message};
+use crate::limits;
 use crate::memory::Memory;
 use crate::recovery::Store;
-use crate::request::{Reply, Request, ServiceTicket};
+use crate::request::{Reply, Request, ServiceTicket, Ticket};
 
 /// A station with one shard on a disk whose writes complete when [`Rig::write_one`] is called.
 struct Rig {
@@ -131,4 +132,26 @@ fn on_a_disk_that_cannot_keep_up_neither_grants_nor_expiry_starve() {
         (granted, expired) = if rounds_without == 0 { now } else { (granted, expired) };
     }
     assert_eq!(rig.counts().1, 200_000, "the storm is over before the writers are");
+}
+
+#[test]
+fn messages_that_a_turn_has_no_time_for_come_in_the_next_ones_in_order() {
+    let mut rig = Rig::new();
+    let per_turn = limits::TURN_INBOX_STEPS as usize;
+    let count = 2 * per_turn + 1;
+    for number in 0..count as u64 {
+        let ticket = ServiceTicket { session: number, request: 0 };
+        let message = Message::Requests(vec![(Ticket::Service(ticket), Request::Stats)]);
+        assert!(rig.station.inbox().push(message).is_ok());
+    }
+    let mut ready = Vec::new();
+    for expected in [per_turn, 2 * per_turn, count] {
+        rig.station.begin_turn();
+        rig.station.end_turn();
+        rig.station.take_ready(&mut ready);
+        assert_eq!(ready.len(), expected);
+        assert_eq!(rig.station.sleep() == Sleep::No, expected < count, "awake while messages are left");
+    }
+    let order = ready.iter().map(|(ticket, _)| ticket.session);
+    assert!(order.eq(0..count as u64));
 }

@@ -76,6 +76,11 @@ impl TurnClock {
         self.turn_cpu = self.cpu_sampled;
     }
 
+    /// How long the turn has lasted.
+    pub(super) fn turn_so_far(&self) -> Duration {
+        self.turn_started.elapsed()
+    }
+
     /// A stage is over; the next one begins now.
     pub(super) fn end_of(&mut self, stage: Stage) -> Instant {
         if !self.measures {
