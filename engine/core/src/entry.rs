@@ -60,9 +60,14 @@ impl Filing {
     pub(crate) const NONE: Filing = Filing(0);
     const PARITY: u16 = 1 << 15;
 
-    #[inline(always)]
-    pub(crate) fn new(place: u32, parity: bool) -> Filing {
-        Filing((place + 1) as u16 | if parity { Filing::PARITY } else { 0 })
+    /// In this place, with the parity that comes first.
+    pub(crate) fn new(place: u32) -> Filing {
+        Filing((place + 1) as u16)
+    }
+
+    /// In the same place, with the other parity.
+    pub(crate) fn flipped(self) -> Filing {
+        Filing(self.0 ^ Filing::PARITY)
     }
 
     /// The place, if there is one.
@@ -168,6 +173,13 @@ impl Entry {
         (self.word & SLOW) | (self.ttl & LONG) != 0
     }
 
+    /// Whether a renewal needs nothing but this entry, and the server assigned the lease's id.
+    #[inline(always)]
+    pub(crate) fn is_fast_direct(&self) -> bool {
+        const { assert!(LONG == NOT_DIRECT, "one look at both") };
+        (self.generation | self.ttl) & LONG == 0 && self.word & SLOW == 0
+    }
+
     /// The TTL of a lease that is not long, in ms.
     #[inline(always)]
     pub(crate) fn ttl(&self) -> u32 {
@@ -202,17 +214,16 @@ impl Entry {
     }
 }
 
-/// What is left until the earliest deadline in this line, read against the wheel's clock `base`, in ms: `u64::MAX` when no
+/// Beyond what is left for any lease: no lease lives in a line.
+pub(crate) const NOBODY: u32 = u32::MAX;
+
+/// What is left until the earliest deadline in this line, read against the wheel's clock `base`, in ms: [`NOBODY`] when no
 /// lease lives here, `None` when a side table has to be asked.
 #[inline(always)]
-pub(crate) fn earliest_left(line: &[Entry; LINE_SLOTS], base: u32) -> Option<u64> {
-    let (mut earliest, mut any) = (u64::MAX, 0);
-    for entry in line {
-        let left = u64::from(entry.deadline.wrapping_sub(base));
-        earliest = earliest.min(if entry.is_live() { left } else { u64::MAX });
-        any |= entry.ttl;
-    }
-    (any & LONG == 0).then_some(earliest)
+pub(crate) fn earliest_left(line: &[Entry; LINE_SLOTS], base: u32) -> Option<u32> {
+    let left = |entry: &Entry| if entry.is_live() { entry.deadline.wrapping_sub(base) } else { NOBODY };
+    let any = line.iter().fold(0, |any, entry| any | entry.ttl);
+    (any & LONG == 0).then(|| line.iter().map(left).fold(NOBODY, u32::min))
 }
 
 /// Where the wheel has this line.
@@ -237,7 +248,7 @@ mod tests {
     #[test]
     fn a_filing_and_what_else_is_in_the_words_do_not_touch_each_other() {
         let places = [0, 1, 62, 63, 64, 255, 320, 511, 1023, 1279];
-        let filings = places.into_iter().flat_map(|place| [true, false].map(|odd| Filing::new(place, odd)));
+        let filings = places.into_iter().flat_map(|place| [Filing::new(place), Filing::new(place).flipped()]);
         for wanted in filings.chain([Filing::NONE]) {
             let mut line = [Entry::fresh(1); LINE_SLOTS];
             line[1].occupy(7, TOKEN_HIGH);
@@ -261,12 +272,12 @@ mod tests {
     #[test]
     fn the_earliest_of_the_live_is_found_across_the_wrap() {
         let mut line = [Entry::fresh(1); LINE_SLOTS];
-        assert_eq!(earliest_left(&line, 5), Some(u64::MAX));
+        assert_eq!(earliest_left(&line, 5), Some(NOBODY));
         let base = u32::MAX - 10;
-        for (slot, left) in [(0, u32::MAX), (1, 70), (2, 3)] {
+        for (slot, left) in [(0, u32::MAX - 1), (1, 70), (2, 3)] {
             line[slot].occupy(1, 0);
             line[slot].set_ttl(1, base.wrapping_add(left));
-            assert_eq!(earliest_left(&line, base), Some(u64::from(left)));
+            assert_eq!(earliest_left(&line, base), Some(left));
         }
         line[2].free(2);
         assert_eq!(earliest_left(&line, base), Some(70));
@@ -277,10 +288,9 @@ mod tests {
     #[test]
     fn a_place_and_its_parity_are_read_back() {
         for place in 0..1_280 {
-            for odd in [true, false] {
-                let filing = Filing::new(place, odd);
+            for filing in [Filing::new(place), Filing::new(place).flipped()] {
                 assert!(filing.place() == Some(place) && filing.is_in(place) && !filing.is_in(place + 1));
-                assert_ne!(filing, Filing::new(place, !odd));
+                assert!(filing != filing.flipped() && filing.flipped().flipped() == filing);
             }
         }
         assert_eq!(Filing::NONE.place(), None);

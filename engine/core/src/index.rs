@@ -141,7 +141,7 @@ impl Index {
     /// Fetches the cell that `guess` will look at. The index is not empty.
     #[inline(always)]
     pub(crate) fn prefetch(&self, key: Key) {
-        prefetch_line(&self.cells_of(self.block_of(key))[key.hashed as usize % CELLS]);
+        prefetch_line(self.cells_of(self.block_of(key)), key.hashed as usize % CELLS);
     }
 
     /// The slot that most likely has this id if any has, without touching the ids.
@@ -239,7 +239,7 @@ impl Index {
             if let Some(&coming) = before.get(index + 32)
                 && coming > GONE
             {
-                prefetch_line(&ids[(coming & slot_mask) as usize]);
+                prefetch_line(ids, (coming & slot_mask) as usize);
             }
             if cell > GONE {
                 let slot = Slot(cell & slot_mask);

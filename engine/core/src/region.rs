@@ -51,17 +51,17 @@ unsafe impl Plain for u64 {
     const ZERO: u64 = 0;
 }
 
-/// Asks the CPU to fetch the cache line of `element`; a hint without effect on the program.
+/// Asks the CPU to fetch the cache line of an element, if there is such an element; a hint without effect on the program.
 #[inline(always)]
-pub(crate) fn prefetch_line<T>(element: &T) {
+pub(crate) fn prefetch_line<T>(elements: &[T], index: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch has no architectural effect, and the address comes from a live reference anyway.
+    // SAFETY: a prefetch has no architectural effect, whatever the address: it reads nothing and cannot fault.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast());
+        _mm_prefetch::<_MM_HINT_T0>(elements.as_ptr().wrapping_add(index).cast());
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = element;
+    let _ = elements.get(index);
 }
 
 #[cfg(not(any(miri, feature = "safe-region")))]

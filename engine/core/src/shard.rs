@@ -30,7 +30,7 @@ pub use image::ImageCursor;
 pub use recover::ReplayError;
 
 use crate::config::{Renewals, Role, ShardConfig};
-use crate::entry::{Filing, HAS_ITEMS, Line, Slot, earliest_left};
+use crate::entry::{Filing, HAS_ITEMS, Line, NOBODY, Slot, earliest_left};
 use crate::grant_memory::GrantMemory;
 use crate::id::LeaseId;
 use crate::id_rule::SLOT_BITS;
@@ -358,8 +358,8 @@ impl Shard {
     fn file_line(&mut self, line: Line) -> Filing {
         let base = self.wheel.now();
         let earliest = match earliest_left(self.table.slab.line(line), base as u32) {
-            Some(u64::MAX) => return Filing::NONE,
-            Some(left) => base + left,
+            Some(NOBODY) => return Filing::NONE,
+            Some(left) => base + u64::from(left),
             None => self.earliest_of_long(line),
         };
         self.wheel.file(line, earliest)

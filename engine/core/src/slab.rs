@@ -88,6 +88,11 @@ impl Slab {
         &self.entries.as_chunks().0[line.index()]
     }
 
+    #[inline(always)]
+    pub(crate) fn line_mut(&mut self, line: Line) -> &mut [Entry; LINE_SLOTS] {
+        &mut self.entries.as_chunks_mut().0[line.index()]
+    }
+
     /// Where the wheel has a line.
     #[inline(always)]
     pub(crate) fn filing(&self, line: Line) -> Filing {
@@ -97,7 +102,7 @@ impl Slab {
     /// Notes where the wheel has a line.
     #[inline(always)]
     pub(crate) fn set_filing(&mut self, line: Line, to: Filing) {
-        set_filing(&mut self.entries.as_chunks_mut().0[line.index()], to);
+        set_filing(self.line_mut(line), to);
     }
 
     pub(crate) fn generation_limit(&self) -> u32 {
@@ -174,9 +179,7 @@ impl Slab {
 
     #[inline(always)]
     pub(crate) fn prefetch(&self, slot: u32) {
-        if let Some(entry) = self.entries.get(slot as usize) {
-            prefetch_line(entry);
-        }
+        prefetch_line(&self.entries, slot as usize);
     }
 
     /// The entries of a line, and if leases in it are likely to end, what else is needed then: its tokens, and the ids that
@@ -195,16 +198,12 @@ impl Slab {
 
     #[inline(always)]
     pub(crate) fn prefetch_token(&self, slot: u32) {
-        if let Some(token) = self.tokens.get(slot as usize) {
-            prefetch_line(token);
-        }
+        prefetch_line(&self.tokens, slot as usize);
     }
 
     #[inline(always)]
     pub(crate) fn prefetch_chosen_id(&self, slot: u32) {
-        if let Some(id) = self.chosen_ids.get(slot as usize) {
-            prefetch_line(id);
-        }
+        prefetch_line(&self.chosen_ids, slot as usize);
     }
 
     /// A free slot, still marked free, and the generation to use; `None` when all are taken or retired.

@@ -10,7 +10,7 @@
 //! Invariants: **S1** one-shard; at most one live lease per id. Does not know time, wheel places or items.
 
 use crate::config::ShardConfig;
-use crate::entry::{Entry, HAS_ITEMS, Line, NOT_DIRECT, Slot};
+use crate::entry::{Entry, HAS_ITEMS, Line, NOBODY, NOT_DIRECT, Slot};
 use crate::id::LeaseId;
 use crate::id_rule::{MIXED_BITS, decode_direct, direct_id, generation_range};
 use crate::index::{Index, Key};
@@ -22,16 +22,31 @@ use crate::time::Token;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-/// TTLs below this and deadlines less than 2^32 ms ahead of the wheel fit an entry. Their sum with an elapsed time
-/// below 2^31 does as well, which is what a fast renewal relies on.
+/// TTLs below this and deadlines less than so far ahead of the wheel fit an entry. Their sum with an elapsed time
+/// below 2^31 - 1 does as well, which is what a fast renewal relies on.
 pub(crate) const ENTRY_TTL_MS_END: u64 = 1 << 31;
-const ENTRY_DEADLINE_SPAN: u64 = 1 << 32;
+const ENTRY_DEADLINE_SPAN: u64 = NOBODY as u64;
 
 /// TTL and deadline of a lease that its entry cannot hold.
 #[derive(Clone, Copy)]
 struct Long {
     ttl_ms: u64,
     deadline: u64,
+}
+
+/// How the ids that a shard's server assigns lead to slots.
+#[derive(Clone, Copy)]
+pub(crate) struct DirectIds {
+    generation_base: u64,
+}
+
+impl DirectIds {
+    /// Slot and relative generation of an id; beyond [`NOT_DIRECT`] when the server cannot have assigned it.
+    #[inline(always)]
+    pub(crate) fn place(self, id: LeaseId) -> (u32, u64) {
+        let (generation, slot) = decode_direct(id);
+        (slot, generation.wrapping_sub(self.generation_base) | (id.0 >> MIXED_BITS << MIXED_BITS))
+    }
 }
 
 /// Leases by id and slot.
@@ -91,10 +106,15 @@ impl Table {
     /// `u32::MAX`, which no entry has, if not.
     #[inline(always)]
     pub(crate) fn decode(&self, id: LeaseId) -> (u32, u32) {
-        let (generation, slot) = decode_direct(id);
-        let relative = generation.wrapping_sub(self.generation_base) | (id.0 >> MIXED_BITS << MIXED_BITS);
+        let (slot, relative) = self.direct_ids().place(id);
         let generation = if relative < u64::from(NOT_DIRECT) { relative as u32 } else { u32::MAX };
         (slot, generation)
+    }
+
+    /// How ids lead to slots here.
+    #[inline(always)]
+    pub(crate) fn direct_ids(&self) -> DirectIds {
+        DirectIds { generation_base: self.generation_base }
     }
 
     /// The live lease of this id, overdue or not.

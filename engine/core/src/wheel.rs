@@ -50,6 +50,28 @@ const NONE: u32 = u32::MAX;
 
 const _: () = assert!(PLACES < (1 << 15) - 1, "a place fits a filing");
 
+/// A place: its list of chunks, and how lines are filed in it.
+#[derive(Clone, Copy)]
+struct Head {
+    /// The first chunk, the only one that may have room.
+    chunk: u32,
+    /// References in it, which the chunk itself is told when another one comes before it: filing a line reads nothing of
+    /// the chunk. Full where there is none.
+    len: u16,
+    /// What a line filed here now carries.
+    filing: Filing,
+}
+
+impl Head {
+    fn new(place: u32) -> Head {
+        Head { chunk: NONE, len: CHUNK_REFERENCES as u16, filing: Filing::new(place) }
+    }
+
+    fn clear(&mut self) {
+        (self.chunk, self.len) = (NONE, CHUNK_REFERENCES as u16);
+    }
+}
+
 /// References of one wheel slot, and the chunk after it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -106,8 +128,7 @@ struct Draining {
 pub(crate) struct Wheel {
     now: u64,
     occupied: Places,
-    parity: Places,
-    heads: [u32; PLACES],
+    heads: [Head; PLACES],
     draining: Option<Draining>,
     compaction: Compaction,
     chunks: Region<Chunk>,
@@ -143,8 +164,7 @@ impl Wheel {
         Wheel {
             now: 0,
             occupied: Places::default(),
-            parity: Places::default(),
-            heads: [NONE; PLACES],
+            heads: std::array::from_fn(|place| Head::new(place as u32)),
             draining: None,
             compaction: Compaction::default(),
             chunks: Region::reserve(chunk_count),
@@ -159,7 +179,7 @@ impl Wheel {
     pub(crate) fn reset(&mut self, now: Time) {
         self.now = now.0;
         self.occupied = Places::default();
-        self.heads = [NONE; PLACES];
+        self.heads.iter_mut().for_each(Head::clear);
         self.draining = None;
         self.compaction = Compaction::default();
         self.chunks.clear();
@@ -191,8 +211,7 @@ impl Wheel {
     pub(crate) fn file(&mut self, line: Line, deadline: u64) -> Filing {
         let planted = if tenure_planted::is(tenure_planted::Bug::WheelFilesLate) { 70 } else { 0 };
         let place = place_of(deadline + planted, self.now);
-        self.push(place, line.0);
-        Filing::new(place, self.parity_of(place))
+        self.push(place, line.0)
     }
 
     /// Whether a line that is filed so comes up by `deadline`.
@@ -244,8 +263,10 @@ impl Wheel {
                     batch.is_final = place < SLOTS;
                     batch.len = chunk.len as usize - done;
                     batch.lines[..batch.len].copy_from_slice(&chunk.lines[done..chunk.len as usize]);
-                    let coming = if chunk.next == NONE { self.coming_by(target) } else { chunk.next };
-                    self.fill_next(coming, batch);
+                    match chunk.next {
+                        NONE => self.fill_next_place(batch, |at| at <= target),
+                        next => self.fill_next(next, self.chunks[next as usize].len as usize, batch),
+                    };
                     return true;
                 }
                 self.draining = None;
@@ -264,33 +285,34 @@ impl Wheel {
         }
     }
 
-    /// The first chunk of the next place, if it begins by `target`.
-    fn coming_by(&self, target: u64) -> u32 {
-        self.next_place()
-            .filter(|&(_, at)| at <= target)
-            .map_or(NONE, |(place, _)| self.heads[place as usize])
-    }
-
     /// Fills in what comes next, the first references of the next place, when that is about to begin; once for each: to be
     /// prefetched now, because a few leases a millisecond are over before prefetching among them would help.
     pub(crate) fn about_to_fire(&mut self, batch: &mut Batch) -> bool {
         match self.next_place() {
             Some((place, at)) if place < SLOTS && at != self.announced => {
                 self.announced = at;
-                self.fill_next(self.heads[place as usize], batch);
+                let head = self.heads[place as usize];
+                self.fill_next(head.chunk, head.len.into(), batch);
                 true
             }
             _ => false,
         }
     }
 
-    fn fill_next(&self, chunk: u32, batch: &mut Batch) {
-        batch.next_len = 0;
-        if chunk != NONE {
-            let next = &self.chunks[chunk as usize];
-            batch.next_len = next.len as usize;
-            batch.next_lines = next.lines;
+    /// The first chunk of the next place, if it begins soon enough.
+    fn fill_next_place(&self, batch: &mut Batch, is_soon: impl Fn(u64) -> bool) {
+        match self.next_place().filter(|&(_, at)| is_soon(at)) {
+            Some((place, _)) => {
+                let head = self.heads[place as usize];
+                self.fill_next(head.chunk, head.len.into(), batch);
+            }
+            None => batch.next_len = 0,
         }
+    }
+
+    fn fill_next(&self, chunk: u32, len: usize, batch: &mut Batch) {
+        batch.next_len = len;
+        batch.next_lines = self.chunks[chunk as usize].lines;
     }
 
     /// The first `count` references of the batch handed out last are dealt with.
@@ -312,8 +334,7 @@ impl Wheel {
 
     /// Takes all chunks of a place, those that a compaction has in hand included.
     fn detach(&mut self, place: u32) -> u32 {
-        self.occupied.remove(place);
-        let chunk = std::mem::replace(&mut self.heads[place as usize], NONE);
+        let chunk = self.take_list(place);
         let Some((in_hand, done)) = self.compaction.surrender(place) else {
             return chunk;
         };
@@ -329,24 +350,41 @@ impl Wheel {
         in_hand
     }
 
-    #[inline]
-    fn push(&mut self, place: u32, line: u32) {
-        let head = self.heads[place as usize];
-        self.reference_count += 1;
-        if head != NONE {
-            let chunk = &mut self.chunks[head as usize];
-            if (chunk.len as usize) < CHUNK_REFERENCES {
-                chunk.lines[chunk.len as usize] = line;
-                chunk.len += 1;
-                return;
-            }
+    /// Takes the chunks of a place's own list.
+    fn take_list(&mut self, place: u32) -> u32 {
+        self.occupied.remove(place);
+        let head = &mut self.heads[place as usize];
+        let (chunk, len) = (head.chunk, head.len);
+        head.clear();
+        if chunk != NONE {
+            self.chunks[chunk as usize].len = len.into();
         }
-        let fresh = self.take_chunk(head);
-        let chunk = &mut self.chunks[fresh as usize];
-        chunk.lines[0] = line;
-        chunk.len = 1;
-        self.heads[place as usize] = fresh;
+        chunk
+    }
+
+    #[inline]
+    fn push(&mut self, place: u32, line: u32) -> Filing {
+        self.reference_count += 1;
+        let head = &mut self.heads[place as usize];
+        if usize::from(head.len) == CHUNK_REFERENCES {
+            return self.push_to_fresh(place, line);
+        }
+        self.chunks[head.chunk as usize].lines[usize::from(head.len)] = line;
+        head.len += 1;
+        head.filing
+    }
+
+    fn push_to_fresh(&mut self, place: u32, line: u32) -> Filing {
+        let full = self.heads[place as usize].chunk;
+        if full != NONE {
+            self.chunks[full as usize].len = CHUNK_REFERENCES as u32;
+        }
+        let fresh = self.take_chunk(full);
+        self.chunks[fresh as usize].lines[0] = line;
         self.occupied.insert(place);
+        let head = &mut self.heads[place as usize];
+        (head.chunk, head.len) = (fresh, 1);
+        head.filing
     }
 
     fn take_chunk(&mut self, next: u32) -> u32 {
@@ -367,30 +405,27 @@ impl Wheel {
         self.free_chunk = index;
     }
 
-    #[inline(always)]
-    fn parity_of(&self, place: u32) -> bool {
-        self.parity.contains(place)
-    }
-
     /// Walks every reference: `visit(place, fires_at, line)`. For invariant checks and tests.
     pub(crate) fn for_each_reference(&self, mut visit: impl FnMut(u32, u64, Line)) {
         let mut walk = |place: u32, fires: u64, mut chunk: u32, mut done: usize| {
             while chunk != NONE {
                 let this = &self.chunks[chunk as usize];
-                for &line in &this.lines[done..this.len as usize] {
+                let head = self.heads[place as usize];
+                let len = if chunk == head.chunk { head.len.into() } else { this.len as usize };
+                for &line in &this.lines[done..len] {
                     visit(place, fires, Line(line));
                 }
                 (chunk, done) = (this.next, 0);
             }
         };
         for place in 0..PLACES as u32 {
-            let fires = self.begin_of(place);
+            let (fires, head) = (self.begin_of(place), self.heads[place as usize]);
             assert_eq!(
-                self.heads[place as usize] != NONE,
+                head.chunk != NONE,
                 self.occupied.contains(place),
                 "S7 wheel-agrees: occupancy of place {place}"
             );
-            walk(place, fires, self.heads[place as usize], 0);
+            walk(place, fires, head.chunk, 0);
         }
         if let Some(draining) = self.draining {
             walk(draining.place, self.now, draining.chunk, draining.done as usize);

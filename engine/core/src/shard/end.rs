@@ -8,7 +8,7 @@ use tenure_planted::Bug;
 
 use super::Shard;
 use crate::config::Role;
-use crate::entry::{Filing, LINE_SLOTS, Line, earliest_left};
+use crate::entry::{Filing, LINE_SLOTS, Line, NOBODY, earliest_left, filing, set_filing};
 use crate::id::LeaseId;
 use crate::index::Key;
 use crate::outcome::{Progress, Revoked};
@@ -170,8 +170,7 @@ impl Shard {
                 self.table.prefetch_cells(Line(self.batch.lines[index + CELLS_AHEAD]));
             }
             let line = Line(self.batch.lines[index]);
-            if self.table.slab.filing(line).is_in(place) {
-                let ended_here = self.fire(line, horizon, now, log);
+            if let Some(ended_here) = self.fire(line, place, horizon, now, log) {
                 ending = ended_here > 0;
                 ended += ended_here;
             }
@@ -182,31 +181,34 @@ impl Shard {
         ended
     }
 
-    /// The wheel has come to a line: what is overdue in it ends, and it is filed again for the rest. Returns how many
-    /// leases ended.
-    #[inline]
-    fn fire(&mut self, line: Line, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
-        let base = self.wheel.now();
-        let (ended, filing) = match earliest_left(self.table.slab.line(line), base as u32) {
-            Some(u64::MAX) => (0, Filing::NONE),
-            Some(left) if left > horizon - base => (0, self.wheel.file(line, base + left)),
-            _ => {
-                let (ended, earliest) = self.end_overdue(line, horizon, now, log);
-                (ended, earliest.map_or(Filing::NONE, |earliest| self.wheel.file(line, earliest)))
-            }
-        };
-        self.table.slab.set_filing(line, filing);
-        ended
-    }
-
-    /// Ends what is overdue in a line: how many leases that were, and the earliest deadline that is left.
-    fn end_overdue(
+    /// The wheel has come to a line in `place`: what is overdue in it ends, and it is filed again for the rest. Returns
+    /// how many leases ended; `None` when the line is filed elsewhere by now.
+    #[inline(always)]
+    fn fire(
         &mut self,
-        line: Line,
+        at: Line,
+        place: u32,
         horizon: u64,
         now: Time,
         log: &mut RecordBuffer,
-    ) -> (usize, Option<u64>) {
+    ) -> Option<usize> {
+        let base = self.wheel.now();
+        let line = self.table.slab.line_mut(at);
+        if !filing(line).is_in(place) {
+            return None;
+        }
+        match earliest_left(line, base as u32) {
+            Some(NOBODY) => set_filing(line, Filing::NONE),
+            Some(left) if u64::from(left) > horizon - base => {
+                set_filing(line, self.wheel.file(at, base + u64::from(left)));
+            }
+            _ => return Some(self.end_overdue(at, horizon, now, log)),
+        }
+        Some(0)
+    }
+
+    /// Ends what is overdue in a line and files it for the rest. Returns how many leases ended.
+    fn end_overdue(&mut self, line: Line, horizon: u64, now: Time, log: &mut RecordBuffer) -> usize {
         let (mut ended, mut earliest) = (0, None);
         for slot in line.slots() {
             if !self.table.entry(slot).is_live() {
@@ -227,6 +229,8 @@ impl Shard {
             self.end(slot, if planted { Cause::Revoked } else { Cause::Expired }, log);
             ended += 1;
         }
-        (ended, earliest)
+        let filing = earliest.map_or(Filing::NONE, |earliest| self.wheel.file(line, earliest));
+        self.table.slab.set_filing(line, filing);
+        ended
     }
 }

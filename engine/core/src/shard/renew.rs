@@ -17,10 +17,14 @@ use crate::index::Key;
 use crate::outcome::Renewed;
 use crate::record::RecordBuffer;
 use crate::refusal::{Answer, Refusal};
+use crate::region::prefetch_line;
 use crate::time::{Position, Time};
 
 /// How far ahead a batch prefetches: about twice the line-fill buffers of a core. 16 and 64 measured slower.
 const AHEAD: usize = 32;
+
+/// Where the leases of up to [`AHEAD`] ids should be: slot, and generation as [`DirectIds::place`] has it.
+type Places = [(u32, u64); AHEAD];
 
 /// In place of a generation: the slot is the index's guess, to be confirmed by the id that stands there.
 const CHOSEN: u32 = u32::MAX - 1;
@@ -35,11 +39,23 @@ struct Pace {
 }
 
 impl Pace {
+    /// Renews the entry of a server-assigned id, if it is that and needs nothing else; else false, and no change.
+    #[inline(always)]
+    fn renew_direct(&self, entry: &mut Entry, generation: u64) -> bool {
+        u64::from(entry.generation) == generation && entry.is_fast_direct() && self.extend(entry)
+    }
+
     /// Renews an entry that needs nothing else; false, and no change, when it is overdue or needs more.
     #[inline(always)]
     fn renew(&self, entry: &mut Entry) -> bool {
+        !entry.is_slow() && self.extend(entry)
+    }
+
+    /// False when it is overdue.
+    #[inline(always)]
+    fn extend(&self, entry: &mut Entry) -> bool {
         let left = entry.deadline.wrapping_sub(self.base);
-        if entry.is_slow() || left <= self.horizon {
+        if left <= self.horizon {
             return false;
         }
         // Below 2^32: entries hold TTLs below 2^31, and a pace exists only while now is less than that ahead.
@@ -61,10 +77,9 @@ impl Shard {
     pub fn renew(&mut self, now: Time, id: LeaseId, log: &mut RecordBuffer) -> Answer<Renewed> {
         self.enter(now);
         if let Some(pace) = self.pace(now) {
-            let (slot, generation) = self.table.decode(id);
+            let (slot, generation) = self.table.direct_ids().place(id);
             if let Some(entry) = self.table.slab.entries_mut().get_mut(slot as usize)
-                && entry.generation == generation
-                && pace.renew(entry)
+                && pace.renew_direct(entry, generation)
             {
                 let ttl_ms = u64::from(entry.ttl());
                 self.totals.renewed += 1;
@@ -106,30 +121,53 @@ impl Shard {
             return Ok(self.renew_mixed(now, &pace, ids, failed, log));
         }
         let mut after = Position::ZERO;
-        let mut ring = [(0u32, 0u32); AHEAD];
-        for (place, &id) in ring.iter_mut().zip(ids) {
-            *place = self.look_ahead(id);
-        }
-        let mut fast = 0;
-        for (index, &id) in ids.iter().enumerate() {
-            let (slot, generation) = ring[index % AHEAD];
-            if let Some(&coming) = ids.get(index + AHEAD) {
-                ring[index % AHEAD] = self.look_ahead(coming);
-            }
-            let entries = self.table.slab.entries_mut();
-            let entry = entries.get_mut(slot as usize).filter(|entry| entry.generation == generation);
-            if entry.is_some_and(|entry| pace.renew(entry)) {
-                fast += 1;
-                continue;
-            }
-            let answer = self.renew_slow(now, id, log);
-            after = after.max(answer.after);
-            if answer.result.is_err() {
-                failed.push(index as u32);
+        let mut coming = ids.chunks(AHEAD);
+        let mut places = [(0, 0); AHEAD];
+        self.look_ahead_to(coming.next().unwrap_or_default(), &mut places);
+        for (block, first) in ids.chunks(AHEAD).zip((0..).step_by(AHEAD)) {
+            let mut slow =
+                self.renew_block(&pace, block.len(), &mut places, coming.next().unwrap_or_default());
+            self.totals.renewed += block.len() as u64;
+            while slow != 0 {
+                let index = first + slow.trailing_zeros() as usize;
+                slow &= slow - 1;
+                self.totals.renewed -= 1;
+                let answer = self.renew_slow(now, ids[index], log);
+                after = after.max(answer.after);
+                if answer.result.is_err() {
+                    failed.push(index as u32);
+                }
             }
         }
-        self.totals.renewed += fast;
         Ok(after)
+    }
+
+    /// Renews the leases in the first `count` places and puts the places of `coming` ids there instead. Returns which
+    /// need more than their entry, one bit each.
+    #[inline(always)]
+    fn renew_block(&mut self, pace: &Pace, count: usize, places: &mut Places, coming: &[LeaseId]) -> u32 {
+        let ids = self.table.direct_ids();
+        let entries = self.table.slab.entries_mut();
+        let (mut slow, mut coming) = (0, coming.iter());
+        for (index, place) in places[..count].iter_mut().enumerate() {
+            let (slot, generation) = *place;
+            if let Some(&id) = coming.next() {
+                *place = ids.place(id);
+                prefetch_line(entries, place.0 as usize);
+            }
+            let entry = entries.get_mut(slot as usize);
+            if !entry.is_some_and(|entry| pace.renew_direct(entry, generation)) {
+                slow |= 1 << index;
+            }
+        }
+        slow
+    }
+
+    fn look_ahead_to(&self, ids: &[LeaseId], places: &mut Places) {
+        for (place, &id) in places.iter_mut().zip(ids) {
+            *place = self.table.direct_ids().place(id);
+            self.table.slab.prefetch(place.0);
+        }
     }
 
     /// Where the entry of an id is, and the generation to compare.

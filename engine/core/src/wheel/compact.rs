@@ -75,10 +75,10 @@ impl Wheel {
     fn take_next_place(&mut self) -> bool {
         while (self.compaction.place as usize) < PLACES {
             let place = self.compaction.place;
-            let chunk = std::mem::replace(&mut self.heads[place as usize], NONE);
+            let chunk = self.take_list(place);
             if chunk != NONE {
-                self.occupied.remove(place);
-                self.parity.toggle(place);
+                let head = &mut self.heads[place as usize];
+                head.filing = head.filing.flipped();
                 self.compaction.chunk = chunk;
                 self.compaction.done = 0;
                 self.keep_visible(place);
@@ -93,7 +93,8 @@ impl Wheel {
     /// a chunk, if only an empty one, while it is in hand.
     fn keep_visible(&mut self, place: u32) {
         let chunk = self.take_chunk(NONE);
-        self.heads[place as usize] = chunk;
+        let head = &mut self.heads[place as usize];
+        (head.chunk, head.len) = (chunk, 0);
         self.occupied.insert(place);
     }
 
@@ -101,7 +102,7 @@ impl Wheel {
     fn compact_some(&mut self, slab: &mut Slab, budget: usize) -> usize {
         let (place, index) = (self.compaction.place, self.compaction.chunk);
         let chunk = self.chunks[index as usize];
-        let kept = Filing::new(place, self.parity_of(place));
+        let kept = self.heads[place as usize].filing;
         let first = self.compaction.done as usize;
         let last = (chunk.len as usize).min(first + budget);
         debug_assert!(last <= CHUNK_REFERENCES);
@@ -137,10 +138,10 @@ impl Wheel {
     /// The place in hand is through: forget the chunk that kept it visible if nothing came into it.
     fn leave_place(&mut self, place: u32) {
         let head = self.heads[place as usize];
-        if head != NONE && self.chunks[head as usize].len == 0 {
-            debug_assert_eq!(self.chunks[head as usize].next, NONE);
-            self.release_chunk(head);
-            self.heads[place as usize] = NONE;
+        if head.chunk != NONE && head.len == 0 {
+            debug_assert_eq!(self.chunks[head.chunk as usize].next, NONE);
+            self.release_chunk(head.chunk);
+            self.heads[place as usize].clear();
             self.occupied.remove(place);
         }
         self.compaction.place += 1;

@@ -39,11 +39,6 @@ impl Places {
         *self.word_mut(place) &= !(1 << (place % WORD_BITS));
     }
 
-    #[inline(always)]
-    pub(super) fn toggle(&mut self, place: u32) {
-        *self.word_mut(place) ^= 1 << (place % WORD_BITS);
-    }
-
     /// The first slot of a level at or after `from`.
     #[inline]
     pub(super) fn first_at(&self, level: u32, from: u32) -> Option<u32> {
@@ -77,7 +72,7 @@ mod tests {
                     );
                 }
                 assert!(places.contains(level * SLOTS + slot));
-                places.toggle(level * SLOTS + (slot + 1) % SLOTS);
+                places.insert(level * SLOTS + (slot + 1) % SLOTS);
                 places.remove(level * SLOTS + slot);
                 assert_eq!(places.first_at(level, 0), Some((slot + 1) % SLOTS));
                 assert!(!places.contains(level * SLOTS + slot));
