@@ -47,6 +47,49 @@ pub struct Reading {
     pub oldest: Vec<Position>,
 }
 
+impl Reading {
+    /// The reading as if it had begun after the gaps that it was told of. The log is recycled under a reader who is
+    /// slow; what was before the gap is owed no more, if it is really gone: `kept` are the oldest positions after the reading.
+    ///
+    /// # Errors
+    /// A gap over what is kept.
+    pub fn after_gaps(mut self, kept: &[Position]) -> Result<Reading, String> {
+        for (shard, oldest) in self.oldest.iter_mut().enumerate() {
+            let gaps =
+                self.notes.iter().filter(|note| usize::from(note.shard) == shard && note.what == What::Gap);
+            let Some(gap) = gaps.map(|note| note.position).max() else { continue };
+            if gap > kept[shard] {
+                return Err(format!("S9 once: told of a gap up to {gap}, but {} is kept", kept[shard]));
+            }
+            *oldest = gap.max(*oldest);
+        }
+        self.notes
+            .retain(|note| note.what != What::Gap && note.position >= self.oldest[usize::from(note.shard)]);
+        Ok(self)
+    }
+}
+
+/// The oldest positions that the server keeps now, by shard.
+///
+/// # Errors
+/// It does not say.
+pub fn oldest_kept(address: SocketAddr, shard_count: u16) -> Result<Vec<Position>, String> {
+    let mut wire = Wire::connect(address).map_err(|error| format!("cannot connect: {error}"))?;
+    let asked: Vec<_> = (0..shard_count)
+        .map(|shard| wire.queue(&Request::Subscribe { shard, from: Position::OLDEST }))
+        .collect();
+    wire.flush().map_err(|error| error.to_string())?;
+    let mut kept = vec![None; asked.len()];
+    while kept.contains(&None) {
+        let received = wire.receive().map_err(|error| format!("asking for what is kept: {error}"))?;
+        if let Response::Subscribed { oldest, .. } = received.response() {
+            let shard = asked.iter().position(|id| *id == received.request_id());
+            kept[shard.expect("a subscription that was asked for")] = Some(oldest);
+        }
+    }
+    Ok(kept.into_iter().flatten().collect())
+}
+
 /// Reads the events of all shards from these positions, until the ends of all these markers have come; or,
 /// without markers, until the connection ends.
 ///
@@ -264,6 +307,17 @@ mod tests {
         assert!(again(64, &[ended(80, 1), ended(96, 3)]).is_err(), "one is another");
         assert!(again(64, &[ended(80, 1), ended(88, 7), ended(96, 2)]).is_err(), "one is new");
         assert!(again(64, &[ended(80, 1), ended(80, 1), ended(96, 2)]).is_err(), "one is there twice");
+    }
+
+    #[test]
+    fn a_gap_excuses_only_what_is_gone() {
+        let gap = Note { what: What::Gap, ..ended(90, 0) };
+        let reading = Reading { notes: vec![ended(80, 1), gap, ended(96, 2)], oldest: vec![Position(64)] };
+        let after = reading.clone().after_gaps(&[Position(90)]).unwrap();
+        assert_eq!(after.oldest, [Position(90)]);
+        let positions: Vec<_> = after.notes.iter().map(|note| note.position).collect();
+        assert_eq!(positions, [Position(96)]);
+        assert!(reading.after_gaps(&[Position(72)]).is_err(), "72 to 90 is kept and was left out");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tenure_protocol::{Grant, LeaseId, Position, Refusal, Request, shard_of, tag}
 use super::audit::{Ghost, audit, list_all};
 use super::belief::Verdict;
 use super::book::{LONG_TTL_MS, Op};
-use super::journal::{Journal, News, Note, read_events};
+use super::journal::{Journal, News, Note, oldest_kept, read_events};
 use super::worker::Worker;
 use crate::patience::{PATIENCE, eventually};
 use crate::random::Random;
@@ -301,6 +301,7 @@ impl<'a> Run<'a> {
         let markers = self.place_markers(address)?;
         let oldest = vec![Position::OLDEST; usize::from(self.shard_count)];
         let again = read_events(address, &oldest, Some(&markers))?;
+        let again = again.after_gaps(&oldest_kept(address, self.shard_count)?)?;
         self.journal.compare(&again)?;
         self.journal.forget_before(&again.oldest);
         Ok(())
