@@ -265,7 +265,7 @@ fn recover(run: &Run, ids: impl Iterator<Item = Option<LeaseId>>) {
     let start = Cpu::now();
     let mut copy = Shard::new(run.shard.config().clone());
     let mut log = RecordBuffer::new(Position(64), Time(0));
-    let mut image = Vec::new();
+    let mut chunks = Vec::new();
     // The walk needs a cursor from a shard that may be changed; a copy by replay is as good.
     let mut grants = Vec::new();
     let mut leases = 0;
@@ -285,12 +285,19 @@ fn recover(run: &Run, ids: impl Iterator<Item = Option<LeaseId>>) {
     report("grant into a second shard", leases, start);
     let mut cursor = copy.image_start();
     let start = Cpu::now();
-    while !copy.image_step(&mut cursor, 1 << 20, &mut image) {}
+    let mut done = false;
+    while !done {
+        let mut chunk = Vec::new();
+        done = copy.image_step(&mut cursor, 64 << 10, &mut chunk);
+        chunks.push(chunk);
+    }
     report("image", leases, start);
     drop(copy);
     let mut loaded = Shard::new(run.shard.config().clone());
     let start = Cpu::now();
-    loaded.load_image(&image).expect("an image");
+    for chunk in &chunks {
+        loaded.load_image(chunk).expect("an image");
+    }
     report("load image", leases, start);
     let start = Cpu::now();
     loaded.recovered(Time(0));

@@ -380,7 +380,7 @@ impl<S: Services> CoreSetup<S> {
 
     /// Recovers the shard, reports, and waits until all have. `None`: another core failed.
     fn recover(&self) -> Result<Option<Station>, OpenError> {
-        let recovered = self.store.recover(self.index)?;
+        let recovered = self.store.recover(self.index, &self.memory)?;
         let facts = CoreFacts::of(self.index, &recovered, self.store.shard_count());
         let _ = self.reports.send(Ok(Word::Recovered(facts)));
         let Ok(Start { clock, epoch }) = self.start.recv() else { return Ok(None) };

@@ -21,6 +21,7 @@ use crate::log::{
     DataDir, KeeperConfig, LogError, MANIFEST_FILE, Manifest, Recovered, Replay, ShardLog, SyncMode, Worker,
     open_for_writing, recover,
 };
+use crate::memory::Memory;
 use crate::snapshotting::Snapshotting;
 
 mod reshard;
@@ -145,12 +146,12 @@ impl Store {
         (0..self.shard_count()).map(hub).collect()
     }
 
-    /// Recovers one shard on this thread. Changes nothing on disk.
-    pub(crate) fn recover(&self, index: ShardIndex) -> Result<RecoveredShard, OpenError> {
+    /// Recovers one shard on this thread, its memory being touched ahead by `memory`. Changes nothing on disk.
+    pub(crate) fn recover(&self, index: ShardIndex, memory: &Memory) -> Result<RecoveredShard, OpenError> {
         let config = self.inner.shards[usize::from(index.0)].clone();
         match &self.inner.disk {
             None => Ok(RecoveredShard { shard: Shard::new(config), time: Time(0), found: None }),
-            Some(disk) => recover_shard(&disk.logs[usize::from(index.0)], config),
+            Some(disk) => recover_shard(&disk.logs[usize::from(index.0)], config, memory),
         }
     }
 
@@ -228,8 +229,8 @@ fn random_generation_base(random: u64, index: ShardIndex, shard_count: u16) -> u
 }
 
 /// Rebuilds a shard from its log.
-fn recover_shard(log: &ShardLog, config: ShardConfig) -> Result<RecoveredShard, OpenError> {
-    let mut rebuild = Rebuild { shard: Shard::new(config.clone()), config };
+fn recover_shard(log: &ShardLog, config: ShardConfig, memory: &Memory) -> Result<RecoveredShard, OpenError> {
+    let mut rebuild = Rebuild { shard: Shard::new(config.clone()), config, memory };
     let found = recover(log, &mut rebuild)?;
     let shard = rebuild.shard;
     let time = shard.clock().max(found.time);
@@ -237,23 +238,26 @@ fn recover_shard(log: &ShardLog, config: ShardConfig) -> Result<RecoveredShard, 
 }
 
 /// A shard as the log layer feeds it.
-struct Rebuild {
+struct Rebuild<'a> {
     shard: Shard,
     config: ShardConfig,
+    memory: &'a Memory,
 }
 
-impl Replay for Rebuild {
+impl Replay for Rebuild<'_> {
     fn restart(&mut self) {
         self.shard = Shard::new(self.config.clone());
     }
 
     fn image(&mut self, chunk: &[u8]) -> Result<(), String> {
+        self.memory.mind(&mut self.shard);
         self.shard
             .load_image(chunk)
             .map_err(|error| format!("{} at byte {} of a chunk", error.reason, error.offset))
     }
 
     fn batch(&mut self, first: Position, time: Time, records: &[u8]) -> Result<(), String> {
+        self.memory.mind(&mut self.shard);
         self.shard
             .replay(first, time, records)
             .map_err(|error| format!("{} at position {}", error.reason, first.0 + error.offset as u64))

@@ -54,7 +54,7 @@ impl Cores {
         let grant_routes = OnceLock::new();
         let shared = Arc::new(Shared { inboxes, hubs, grant_routes, next_shard: AtomicUsize::new(0) });
         let recovered: Result<Vec<_>, _> =
-            (0..shard_count).map(|index| store.recover(ShardIndex(index))).collect();
+            (0..shard_count).map(|index| store.recover(ShardIndex(index), &Memory::default())).collect();
         let recovered = recovered?;
         let facts: Vec<CoreFacts> = (0..)
             .map(ShardIndex)

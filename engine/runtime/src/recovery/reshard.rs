@@ -22,6 +22,7 @@ use crate::error::OpenError;
 use crate::limits::IMAGE_STEP_BYTES;
 use crate::log::disk::DiskPort;
 use crate::log::{DataDir, Manifest, SnapshotHead, SnapshotWriter, limits::HEADER_BYTES};
+use crate::memory::Memory;
 
 /// Of the generations that a shard has left, one in so many is passed over when some may have been given out
 /// and lost: 8 M with one shard. A generation is used up when every slot that was ever used is used again,
@@ -67,7 +68,7 @@ fn recover_all(dir: &DataDir, manifest: &Manifest, config: &Config) -> Result<Ol
             generation_base: listed.generation_base,
             ..shard_config(index, shard_count, config)
         };
-        let recovered = recover_shard(&dir.shard_log(index.0), was)?;
+        let recovered = recover_shard(&dir.shard_log(index.0), was, &Memory::default())?;
         old.time = old.time.max(recovered.time);
         old.tails.push(recovered.tail());
         old.shards.push(recovered.shard);

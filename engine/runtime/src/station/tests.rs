@@ -39,7 +39,7 @@ impl Rig {
             ..Config::durable(home.path())
         };
         let store = Store::open(&config, 1).unwrap();
-        let mut recovered = store.recover(ShardIndex(0)).unwrap();
+        let mut recovered = store.recover(ShardIndex(0), &Memory::default()).unwrap();
         let epoch = store.begin(&[recovered.tail()]).unwrap();
         let engine_clock = EngineClock::starting_at(recovered.time, &config.clock);
         recovered.shard.recovered(engine_clock.now());
