@@ -147,6 +147,9 @@ pub enum HubRead {
         /// First position the hub holds.
         oldest: Position,
     },
+    /// The hub no longer holds that position, and the log files do not hold it yet, which happens where events may be
+    /// told before they are written: there is news when they do.
+    Unwritten,
     /// The engine has stopped and everything has been read.
     Closed,
 }
@@ -225,7 +228,18 @@ impl EventHub {
 
     /// Notes how far the log files reach.
     pub(crate) fn written(&self, position: Position) {
-        self.on_file.store(position.0, Ordering::Release);
+        let before = Position(self.on_file.swap(position.0, Ordering::AcqRel));
+        // Nobody waits for the files where nothing is told before it is in them.
+        if before < position && before < self.durable() {
+            let (awaited, watchers) = {
+                let recent = self.lock();
+                (before < recent.oldest, recent.watchers.clone())
+            };
+            if awaited {
+                self.changed.notify(usize::MAX);
+                watchers.iter().for_each(|watcher| watcher.call());
+            }
+        }
     }
 
     /// Appends what became durable.
@@ -268,7 +282,11 @@ impl EventHub {
     pub fn read(&self, from: Position, bytes_max: usize) -> HubRead {
         let recent = self.lock();
         if from < recent.oldest {
-            return HubRead::Behind { oldest: recent.oldest };
+            return match self.source {
+                Some(_) if from >= self.on_file() && recent.closed => HubRead::Closed,
+                Some(_) if from >= self.on_file() => HubRead::Unwritten,
+                _ => HubRead::Behind { oldest: recent.oldest },
+            };
         }
         let start = recent.blocks.partition_point(|block| block.end <= from);
         let mut blocks = Vec::new();
@@ -398,6 +416,21 @@ mod tests {
             HubRead::Blocks { blocks, next } => (blocks.iter().map(|block| block.first.0).collect(), next.0),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_memory_has_forgotten_and_no_file_has_is_waited_for() {
+        let (disk, dir) = (crate::log::disk::DiskPort::default(), "nowhere".into());
+        let log = crate::log::ShardLog { disk, dir, log_id: 1, shard: 0, start: 64, floor: 64, epoch: 1 };
+        let hub = EventHub::new(ShardIndex(0), Some(HistorySource::new(log)), 0);
+        hub.start_at(Position(64));
+        hub.publish(Position(400), [block(64, 24), block(100, 40)].into_iter());
+        assert!(matches!(hub.read(Position(64), 1), HubRead::Unwritten));
+        let news = hub.listen();
+        hub.written(Position(200));
+        let woken = event_listener::Listener::wait_timeout(news, std::time::Duration::ZERO);
+        assert!(woken.is_some(), "who waits for the files is told when they have grown");
+        assert!(matches!(hub.read(Position(64), 1), HubRead::Behind { oldest: Position(88) }));
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Streams {
                         stream.next = durable;
                         break;
                     }
-                    HubRead::Behind { oldest } => {
+                    HubRead::Behind { .. } => {
                         let read = hub.history(Position(stream.next), usize::MAX);
                         let history = match read {
                             Ok(history) => history,
@@ -82,14 +82,10 @@ impl Streams {
                         for block in &history.blocks {
                             stream.take(block, (shard, count), oracle, served, happened)?;
                         }
-                        // Weaker durabilities publish before they write: the rest comes once it is on file.
-                        let stands = stream.next == history.next.0;
                         stream.next = history.next.0;
-                        if stands && history.blocks.is_empty() && stream.next < oldest.0 {
-                            break;
-                        }
                     }
-                    HubRead::Closed => break,
+                    // Weaker durabilities publish before they write: the rest comes once it is on file.
+                    HubRead::Unwritten | HubRead::Closed => break,
                 }
             }
             self.told_ms = self.told_ms.max(stream.newest.1);

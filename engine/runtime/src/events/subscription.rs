@@ -110,6 +110,7 @@ impl ShardEvents {
                 Ok(Step::Ready)
             }
             HubRead::Behind { .. } => Ok(Step::Catch(position)),
+            HubRead::Unwritten => Ok(Step::Wait(listener)),
             HubRead::Closed => Err(EventsError::Stopped),
         }
     }

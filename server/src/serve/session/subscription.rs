@@ -209,7 +209,7 @@ impl Session {
                     desk.shared.read_history(job);
                     return;
                 }
-                HubRead::Closed => return,
+                HubRead::Unwritten | HubRead::Closed => return,
             }
         }
     }
