@@ -158,7 +158,8 @@ impl Front {
                 break;
             }
         }
-        self.resumable.extend(resumable);
+        // Those that are left come before those that have just had their turn.
+        self.resumable.splice(..0, resumable);
         if station.is_stopping() {
             self.stop();
         }
