@@ -408,7 +408,7 @@ impl World {
             let host_ms = opened_ms + (end.engine_ms - base_ms);
             for client in &self.clients {
                 if let Some(valid_until_ms) = client.trusts_until(end.key) {
-                    s2_never_early::trusted(end.key, valid_until_ms, client.local_ms(host_ms))?;
+                    s2_never_early::trusted(end.key, valid_until_ms, client.clock.then_ms(host_ms))?;
                 }
             }
         }
