@@ -7,10 +7,10 @@
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tenure_protocol::{Grant, GrantEntry, LeaseId, Refusal, Request, Response, encode, tag};
+use tenure_protocol::{Event, Grant, GrantEntry, LeaseId, Position, Refusal, Request, Response, encode, tag};
 use tenure_tests::patience::eventually;
 use tenure_tests::sandbox::{Sandbox, SmallDisk};
-use tenure_tests::server::{Ended, ServerOptions, run_tool};
+use tenure_tests::server::{Ended, ServerOptions, ServerProcess, run_tool};
 use tenure_tests::wire::Wire;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tenure-under-test");
@@ -136,6 +136,98 @@ fn a_flipped_bit_in_the_middle_is_damage_with_a_way_out() {
     let kept = live(dir.path());
     assert_eq!(kept, (1..=kept.len() as u64).collect::<Vec<u64>>(), "a prefix is left");
     assert!(kept.len() > 10 && kept.len() < 50, "{} leases", kept.len());
+}
+
+/// Subscribes from there on: where it begins, or the refusal with its number and its text.
+fn subscribe(server: &ServerProcess, from: Position) -> (Wire, Result<Position, (Refusal, u64, String)>) {
+    let mut events = Wire::connect(server.address()).unwrap();
+    let answer = events.call(&Request::Subscribe { shard: 0, from }).unwrap();
+    let begins = match answer.response() {
+        Response::Subscribed { start, .. } => Ok(start),
+        Response::Refused(refused) => Err((refused.refusal, refused.detail, refused.text.to_owned())),
+        other => panic!("a subscription was answered by {other:?}"),
+    };
+    (events, begins)
+}
+
+/// Hears ends until this lease's, and nothing else on the way.
+fn ends_until(events: &mut Wire, last: u64) -> Vec<(u64, Position)> {
+    let mut ends: Vec<(u64, Position)> = Vec::new();
+    while ends.last().is_none_or(|(id, _)| *id != last) {
+        match events.receive().unwrap().response() {
+            Response::Event(Event::Ended(ended)) => {
+                ends.extend(ended.iter().map(|lease| (lease.id.0, lease.position)));
+            }
+            Response::Event(Event::Progress { .. }) => {}
+            other => panic!("no end of a lease: {other:?}"),
+        }
+    }
+    ends
+}
+
+/// The log is damaged under a running server, in what only a subscriber who resumes far back asks for.
+#[test]
+fn damaged_history_is_refused_by_name_and_harms_no_lease() {
+    const LEASES: u64 = 120;
+    const REVOKED: u64 = 100;
+    for driver in DRIVERS {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = options(dir.path()).driver(driver).flag("--event-buffer", 4_096).start();
+        let mut wire = Wire::connect(server.address()).unwrap();
+        let revoke = |wire: &mut Wire, id| {
+            let answer = wire.call(&Request::Revoke { id: LeaseId(id) }).unwrap();
+            assert!(matches!(answer.response(), Response::Revoked { .. }), "{driver}: {id}");
+        };
+        for id in 1..=LEASES {
+            wire.grant_with_id(LeaseId(id), LONG_MS);
+        }
+        (1..=REVOKED).for_each(|id| revoke(&mut wire, id));
+        let (mut follower, begins) = subscribe(&server, Position::OLDEST);
+        begins.unwrap();
+        let told = ends_until(&mut follower, REVOKED);
+        assert_eq!(told.len() as u64, REVOKED, "{driver}: whole, while the log is");
+
+        let segment = segment(dir.path());
+        let (_, damaged) = told[REVOKED as usize / 2];
+        // Each of these batches is a block, and positions are bytes of the log.
+        let damaged = damaged.0 as usize / BLOCK * BLOCK;
+        change(&segment, damaged, |block| block[70] ^= 4);
+
+        let (_, begins) = subscribe(&server, told[10].1);
+        let (refusal, oldest, text) = begins.unwrap_err();
+        assert_eq!(refusal, Refusal::PositionTooOld, "{driver}: {text}");
+        assert!(text.contains("damaged"), "{driver}: it says why: {text}");
+        assert!(oldest as usize > damaged, "{driver}: it says where to go on: {oldest}");
+        let said = server.said();
+        let name = segment.file_name().unwrap().to_string_lossy().into_owned();
+        for place in [name, format!("at byte {damaged}")] {
+            assert!(said.contains(&place), "{driver}: the operator reads {place}: {said}");
+        }
+
+        // From there on, and from the oldest that can be had, all is told that came after.
+        let after: Vec<(u64, Position)> =
+            told.iter().copied().filter(|(_, position)| position.0 >= oldest).collect();
+        assert!(!after.is_empty(), "{driver}: memory has nothing from {oldest} on");
+        for from in [Position(oldest), Position::OLDEST] {
+            let (mut events, begins) = subscribe(&server, from);
+            assert_eq!(begins, Ok(Position(oldest)), "{driver}");
+            assert_eq!(ends_until(&mut events, REVOKED), after, "{driver}");
+        }
+
+        // Nobody else notices anything.
+        for id in REVOKED + 1..=LEASES {
+            assert_eq!(wire.renew(LeaseId(id)), Ok(LONG_MS), "{driver}: {id}");
+        }
+        wire.grant_with_id(LeaseId(1), LONG_MS);
+        revoke(&mut wire, LEASES);
+        assert_eq!(
+            ends_until(&mut follower, LEASES).len(),
+            1,
+            "{driver}: a stream that was up to date goes on"
+        );
+        let ended = server.terminate();
+        assert_eq!(ended.code, Some(0), "{driver}: {}", ended.said);
+    }
 }
 
 #[test]

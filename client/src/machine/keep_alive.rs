@@ -222,7 +222,12 @@ impl<T> KeepAlive<T> {
             budget -= keys.len();
             for key in keys {
                 let Some(entry) = self.live(key).filter(|entry| entry.filed_ms == due_ms) else { continue };
-                if now_ms >= entry.valid_until_ms {
+                let late_ms = now_ms - due_ms;
+                if tenure_planted::is(tenure_planted::Bug::OverlooksLeap) && late_ms > 60_000 {
+                    continue;
+                }
+                let planted = tenure_planted::is(tenure_planted::Bug::GivesUpEarly) && late_ms > 10_000;
+                if now_ms >= entry.valid_until_ms || planted {
                     self.lose(key, LossReason::Unreachable, changed);
                     continue;
                 }

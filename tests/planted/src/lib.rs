@@ -26,6 +26,8 @@ bugs! {
     StaleCheckpoint "S2" "a renewal does not withdraw the logged deadline";
     ShortAfterRestart "S2" "recovery gives each lease half of its TTL";
     TrustsTooLong "S2" "a client trusts a renewal for twice the TTL";
+    GivesUpEarly "S2" "a client gives up what was due more than ten seconds ago";
+    OverlooksLeap "S2" "a client passes over what was due more than a minute ago";
     AckAtOnce "S3" "replies leave before what they reveal is on disk";
     AckOutOfOrder "S3" "a log write is acknowledged although the one before it is in flight";
     SegmentNameUnsynced "S3" "a new segment is used before its name is on disk";

@@ -1,23 +1,27 @@
 //! A client: the real connection and keep-alive machines, and a will of its own.
 //!
 //! It connects, asks at random for whatever its deeds allow, holds some of its leases by keep-alive, repeats
-//! identified grants over a new connection when the old one broke, and trusts its leases by its own clock,
-//! which drifts within what clients allow for. What it asked and was told goes to the oracle.
+//! identified grants over a new connection when the old one broke, and trusts its leases by its own clock
+//! ([`clock`]). What it asked and was told goes to the oracle.
 
+pub mod clock;
 mod deeds;
 mod replies;
 
 use std::collections::BTreeMap;
 
-use tenure_client::machine::{Change, Connection, ConnectionConfig, Delivery, KeepAlive, KeepBatch, KeepKey};
+use tenure_client::machine::{
+    Change, Connection, ConnectionConfig, Delivery, KeepAlive, KeepBatch, KeepKey, LossReason,
+};
 
-use crate::checkers::{Verdict, l2_one_reply};
+use crate::checkers::{Verdict, l2_one_reply, s2_never_early};
 use crate::link::Link;
 use crate::oracle::{Key, Oracle, PossibleGrant};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::streams::Streams;
 use crate::trace::Trace;
+use clock::ClientClock;
 
 /// What a client sees of the world, and whom it tells.
 pub struct Scene<'a> {
@@ -90,6 +94,15 @@ pub struct Watch {
     pub confirmed: bool,
 }
 
+/// A lease that a client keeps alive.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    keep_key: KeepKey,
+    ttl_ms: u64,
+    /// It is trusted until then, on the client's clock.
+    valid_until_ms: u64,
+}
+
 /// A client.
 pub struct Client {
     /// Its number among the clients.
@@ -104,7 +117,7 @@ pub struct Client {
     sequence_next: u64,
     number_next: u64,
     keep: KeepAlive<Key>,
-    holds: BTreeMap<Key, (KeepKey, u64)>,
+    holds: BTreeMap<Key, Hold>,
     /// Identified grants whose outcome is unknown.
     repeats: Vec<(PossibleGrant, bool)>,
     /// Identified grants that were answered.
@@ -115,7 +128,8 @@ pub struct Client {
     pub watches: BTreeMap<u16, Watch>,
     /// The shard on whose core it wants to be.
     wish: Option<u16>,
-    drift_ppm: i64,
+    /// Its own clock.
+    pub clock: ClientClock,
     connect_at_ms: u64,
     /// It does nothing until then, on the host's clock.
     pub stalled_until_ms: u64,
@@ -143,7 +157,7 @@ impl Client {
             floating: Vec::new(),
             watches: BTreeMap::new(),
             wish: random.permille(300).then(|| random.below(4) as u16),
-            drift_ppm: random.below(800) as i64 - 400,
+            clock: ClientClock::new(random),
             connect_at_ms: 0,
             stalled_until_ms: 0,
             is_quiet: false,
@@ -153,14 +167,13 @@ impl Client {
     /// Its own clock when the host's stands at `host_ms`.
     #[must_use]
     pub fn local_ms(&self, host_ms: u64) -> u64 {
-        let drift = i128::from(host_ms) * i128::from(self.drift_ppm) / 1_000_000;
-        1_000_000 + u64::try_from(i128::from(host_ms) + drift).unwrap_or(0)
+        self.clock.now_ms(host_ms)
     }
 
     /// Until when it trusts a lease, on its own clock.
     #[must_use]
     pub fn trusts_until(&self, key: Key) -> Option<u64> {
-        self.holds.get(&key).map(|(_, valid_until_ms)| *valid_until_ms)
+        self.holds.get(&key).map(|hold| hold.valid_until_ms)
     }
 
     /// Requests without an answer.
@@ -196,6 +209,7 @@ impl Client {
             return Ok(());
         }
         self.settle(scene);
+        self.check_trust(scene)?;
         let Some(link) = self.link else {
             if scene.host_ms >= self.connect_at_ms {
                 self.connect(links, scene);
@@ -209,7 +223,7 @@ impl Client {
         if self.is_open() {
             self.repeat_grants(scene);
             self.watch_again(scene);
-            self.keep_alive(scene);
+            self.keep_alive(scene)?;
             if !self.is_quiet {
                 self.do_something(scene);
             }
@@ -310,8 +324,8 @@ impl Client {
     /// The server was started again: nothing of an earlier request comes any more.
     pub fn server_restarted(&mut self, forgets_streams: bool, forgets_leases: bool) {
         if forgets_leases {
-            for (_, (keep_key, _)) in std::mem::take(&mut self.holds) {
-                self.keep.remove(keep_key);
+            for (_, hold) in std::mem::take(&mut self.holds) {
+                self.keep.remove(hold.keep_key);
             }
         }
         self.floating.clear();
@@ -349,23 +363,31 @@ impl Client {
             }
         };
         self.connection = Some(connection);
+        self.check_trust(scene)?;
         if outcome? {
             self.disconnect(links, scene);
         }
         Ok(())
     }
 
-    /// Leases whose time has come go out in batches.
-    fn keep_alive(&mut self, scene: &mut Scene<'_>) {
+    /// Leases whose time has come go out in batches, or are given up.
+    fn keep_alive(&mut self, scene: &mut Scene<'_>) -> Verdict {
         if self.is_quiet {
-            return;
+            return Ok(());
         }
         let local_ms = self.local_ms(scene.host_ms);
         self.keep.set_shard_count(scene.shard_count);
-        let holds = &mut self.holds;
-        let batches = self.keep.poll(local_ms, &mut |key, _| {
-            holds.remove(&key);
-        });
+        let mut given_up = Vec::new();
+        let batches = self.keep.poll(local_ms, &mut |key, reason| given_up.push((key, reason)));
+        for (key, reason) in given_up {
+            let hold = self.holds.remove(&key);
+            if let (Some(hold), LossReason::Unreachable) = (hold, reason) {
+                s2_never_early::given_up(key, hold.valid_until_ms, local_ms)?;
+            }
+        }
+        for (key, hold) in &self.holds {
+            s2_never_early::noticed(*key, hold.ttl_ms, hold.valid_until_ms, local_ms)?;
+        }
         for batch in batches {
             let ids: Vec<u64> = batch.ids.iter().map(|id| id.0).collect();
             let known = ids.iter().map(|id| scene.oracle.known_living(*id)).collect();
@@ -377,6 +399,22 @@ impl Client {
                 None => self.keep.unanswered(local_ms, &batch),
             }
         }
+        Ok(())
+    }
+
+    /// Holds every lease that it trusts against what the streams have said.
+    ///
+    /// # Errors
+    /// It trusts one that has expired.
+    fn check_trust(&self, scene: &Scene<'_>) -> Verdict {
+        let local_ms = self.local_ms(scene.host_ms);
+        for (key, hold) in &self.holds {
+            let end = scene.oracle.leases.get(key).and_then(|lease| lease.end);
+            if end.is_some_and(|end| end.expired) {
+                s2_never_early::trusted(*key, hold.valid_until_ms, local_ms)?;
+            }
+        }
+        Ok(())
     }
 
     fn hold(&mut self, key: Key, ttl_ms: u64, valid_until_ms: u64, scene: &Scene<'_>) {
@@ -385,15 +423,14 @@ impl Client {
             return;
         }
         let keep_key = self.keep.add(local_ms, tenure_protocol::LeaseId(key.0), ttl_ms, valid_until_ms, key);
-        self.holds.insert(key, (keep_key, valid_until_ms));
+        self.holds.insert(key, Hold { keep_key, ttl_ms, valid_until_ms });
     }
 
     /// Keeps nothing alive any more, and asks nothing new.
     pub fn go_quiet(&mut self) {
         self.is_quiet = true;
-        for (key, (keep_key, _)) in std::mem::take(&mut self.holds) {
-            let _ = key;
-            self.keep.remove(keep_key);
+        for (_, hold) in std::mem::take(&mut self.holds) {
+            self.keep.remove(hold.keep_key);
         }
     }
 
@@ -408,7 +445,7 @@ impl Client {
         self.keep.answered(local_ms, sent_local_ms, batch, failed, &mut |key, change| match change {
             Change::Renewed { valid_until_ms } => {
                 if let Some(hold) = holds.get_mut(key) {
-                    hold.1 = valid_until_ms;
+                    hold.valid_until_ms = valid_until_ms;
                 }
             }
             Change::Lost(_) => {

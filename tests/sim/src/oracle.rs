@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tenure::Role;
+
 use crate::checkers::{Verdict, s1_one_shard, s2_never_early, s3_durable, s9_once};
 use crate::plan::Plan;
 
@@ -80,6 +82,10 @@ pub struct Oracle {
     pub roles_under_way: u32,
     /// Changes of role ever asked for.
     pub roles_asked: u64,
+    /// The role that was told last, if nothing else was under way meanwhile.
+    pub role_told: Option<Role>,
+    /// Changes of role were under way at the same time: which came last is not known.
+    roles_are_mixed: bool,
     /// Extensions of all promotions that may have happened.
     pub extends_ms: u64,
 }
@@ -274,6 +280,22 @@ impl Oracle {
         self.possible.clear();
         self.revoking.clear();
         self.items.accept(found);
+    }
+
+    /// A change of role is asked for.
+    pub fn role_asked(&mut self) {
+        self.roles_are_mixed = self.roles_under_way > 0;
+        self.roles_under_way += 1;
+        self.roles_asked += 1;
+        self.role_told = None;
+    }
+
+    /// A change of role was answered: with this role, or refused.
+    pub fn role_answered(&mut self, role: Option<Role>) {
+        self.roles_under_way = self.roles_under_way.saturating_sub(1);
+        if self.roles_under_way == 0 && !self.roles_are_mixed {
+            self.role_told = role;
+        }
     }
 
     /// A promotion was acknowledged that gave more time to every lease that was promised something `before`.

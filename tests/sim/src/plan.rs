@@ -34,10 +34,11 @@ pub enum Action {
     CleanStop,
     Reshard,
     Flip,
+    Leap,
 }
 
 /// Every action with its name and whether it is a fault.
-pub const ACTIONS: [(Action, &str, bool); 20] = [
+pub const ACTIONS: [(Action, &str, bool); 21] = [
     (Action::Turn, "turn", false),
     (Action::Deliver, "deliver", false),
     (Action::Write, "write", false),
@@ -58,6 +59,7 @@ pub const ACTIONS: [(Action, &str, bool); 20] = [
     (Action::CleanStop, "clean-stop", true),
     (Action::Reshard, "reshard", true),
     (Action::Flip, "flip", true),
+    (Action::Leap, "leap", true),
 ];
 
 /// What a client may do, with the names that `--without` takes.
@@ -206,6 +208,8 @@ impl Plan {
                 Action::Full | Action::WriteError | Action::Flip => random.pick(&[0, 0, 0, 8]),
                 Action::CleanStop => random.pick(&[0, 0, 10]),
                 Action::Reshard => random.pick(&[0, 0, 0, 8]),
+                // From a stream of its own: without it a seed is what it was before clocks leapt.
+                Action::Leap => Random::new(self.seed, 4).pick(&[0, 0, 30, 150]),
             };
             if self.profile == Profile::Crashes && is_fault {
                 *rate = match action {

@@ -298,6 +298,39 @@ impl World {
         Ok(())
     }
 
+    /// What the cores have begun comes to its end: log writes, the keepers' work, reads of past events, replies.
+    /// False: there was nothing. The process may be gone afterwards, where a script is cut off.
+    fn finish_work(&mut self) -> Result<bool, String> {
+        let mut busy = false;
+        while let Some(host) = self.host.as_mut().filter(|host| !host.writes.is_empty()) {
+            host.complete(0, false);
+            busy = true;
+            self.observe()?;
+        }
+        for core in 0..self.shard_count {
+            while self.host.as_mut().is_some_and(|host| host.keeper(core)) {
+                busy = true;
+                if self.is_cut()? {
+                    return Ok(true);
+                }
+            }
+        }
+        while self.host.as_mut().is_some_and(Host::history) {
+            busy = true;
+        }
+        Ok(self.deliver_all()? || busy)
+    }
+
+    /// Everything that is on its way to a client arrives. False: there was nothing.
+    fn deliver_all(&mut self) -> Result<bool, String> {
+        let mut busy = false;
+        while self.links.iter().any(|link| !link.to_client.is_empty()) {
+            self.deliver(false)?;
+            busy = true;
+        }
+        Ok(busy)
+    }
+
     fn client_acts(&mut self, index: usize) -> Verdict {
         self.with_client(index, Client::act)
     }
@@ -375,7 +408,7 @@ impl World {
             let host_ms = opened_ms + (end.engine_ms - base_ms);
             for client in &self.clients {
                 if let Some(valid_until_ms) = client.trusts_until(end.key) {
-                    s2_never_early::trusted(end.key, valid_until_ms, client.local_ms(host_ms))?;
+                    s2_never_early::trusted(end.key, valid_until_ms, client.clock.then_ms(host_ms))?;
                 }
             }
         }

@@ -3,7 +3,8 @@
 //!
 //! A promise is made by each acknowledged grant and renewal: the lease does not expire before the time at
 //! which the request was *sent*, plus the TTL, in served time. A client that trusts a lease by its own
-//! clock (send time + TTL − allowance) must never trust one that has expired.
+//! clock (send time + TTL − allowance) must never trust one that has expired, nor give one up that it may
+//! trust, and finds out within a hundredth of the TTL that it may trust one no longer, however its clock leapt.
 
 use super::Verdict;
 use crate::oracle::{End, Key, Lease};
@@ -51,14 +52,42 @@ pub fn remaining(key: Key, ttl_ms: u64, remaining_ms: u64, promised_ms: u64, now
     Ok(())
 }
 
-/// A client trusted a lease until `valid_until_ms` of its clock, which stood at `local_ms` when it expired.
+/// A client trusted a lease until `valid_until_ms` of its clock, which stood at `local_ms` when it expired or
+/// later.
 ///
 /// # Errors
 /// It still trusted it.
 pub fn trusted(key: Key, valid_until_ms: u64, local_ms: u64) -> Verdict {
     if local_ms < valid_until_ms {
         return Err(format!(
-            "S2 never-early: {key:x?} expired at {local_ms} of its holder's clock, who trusts it until {valid_until_ms}"
+            "S2 never-early: {key:x?} has expired at {local_ms} of its holder's clock, who trusts it until {valid_until_ms}"
+        ));
+    }
+    Ok(())
+}
+
+/// A client's clock stands at `local_ms`, and it gives up a lease that was valid until `valid_until_ms` because
+/// nobody renewed it.
+///
+/// # Errors
+/// It may trust it still.
+pub fn given_up(key: Key, valid_until_ms: u64, local_ms: u64) -> Verdict {
+    if local_ms < valid_until_ms {
+        return Err(format!(
+            "S2 never-early: {key:x?} is given up at {local_ms} of its holder's clock, valid until {valid_until_ms}"
+        ));
+    }
+    Ok(())
+}
+
+/// A client's clock stands at `local_ms`, it has just looked for what is due, and it still keeps this lease.
+///
+/// # Errors
+/// The lease is past its time, and the client did not notice.
+pub fn noticed(key: Key, ttl_ms: u64, valid_until_ms: u64, local_ms: u64) -> Verdict {
+    if local_ms > valid_until_ms + ttl_ms / 100 {
+        return Err(format!(
+            "S2 never-early: {key:x?} is kept at {local_ms} of its holder's clock, valid until {valid_until_ms}"
         ));
     }
     Ok(())

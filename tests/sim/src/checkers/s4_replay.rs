@@ -1,8 +1,10 @@
 //! **S4 replay-equal**: snapshot + log replayed = the live state, to the byte of a canonical dump (deadlines
 //! of unlogged renewals aside).
 //!
-//! Whenever a process ends with everything written, the next one must show the same dumps; and whatever a
-//! crash leaves must read the same twice.
+//! Whenever a process ends with everything written, the next one must show the same dumps; whatever a
+//! crash leaves must read the same twice; and each shard has the role that was told last.
+
+use tenure::Role;
 
 use super::Verdict;
 use crate::oracle::Found;
@@ -24,6 +26,19 @@ pub fn same(before: &str, after: &str) -> Verdict {
             format!("S4 replay-equal: {one} lines lived, {other} were recovered")
         }
     })
+}
+
+/// A shard is recovered in a role; `told` is the last one that was acknowledged, if that is known.
+///
+/// # Errors
+/// It is another.
+pub fn role_kept(shard: u16, told: Option<Role>, role: Role) -> Verdict {
+    match told {
+        Some(told) if told != role => {
+            Err(format!("S4 replay-equal: shard {shard} was told {told:?}, and recovered as {role:?}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An engine refuses to start although nothing was damaged.

@@ -125,8 +125,7 @@ impl Client {
             }
             Deed::Demote => {
                 if self.ask(scene, None, &Request::Demote, Asked::Demote) {
-                    scene.oracle.roles_under_way += 1;
-                    scene.oracle.roles_asked += 1;
+                    scene.oracle.role_asked();
                 }
             }
             Deed::Info => {
@@ -151,8 +150,7 @@ impl Client {
         let before = live.map(|(key, lease)| (*key, lease.promised_ms)).collect();
         let asked = Asked::Promote { extend_ms, before, number: scene.oracle.roles_asked + 1 };
         if self.ask(scene, None, &Request::Promote { extend_ms }, asked) {
-            scene.oracle.roles_under_way += 1;
-            scene.oracle.roles_asked += 1;
+            scene.oracle.role_asked();
             scene.oracle.extends_ms += extend_ms + 1;
         }
     }

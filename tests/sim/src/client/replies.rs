@@ -1,5 +1,6 @@
 //! What a client is told, and what it means for the oracle.
 
+use tenure::Role;
 use tenure_client::machine::trusted_ms;
 use tenure_protocol::{Event, Failed, Refusal, Response};
 
@@ -161,15 +162,17 @@ impl Client {
             }
             (Asked::LeaseOf, Response::LeaseOf(Some((id, token)))) => living((id.0, token.0), sent_ms, scene),
             (Asked::Promote { extend_ms, before, number }, response) => {
-                scene.oracle.roles_under_way = scene.oracle.roles_under_way.saturating_sub(1);
+                let is_promoted = matches!(response, Response::Promoted);
+                scene.oracle.role_answered(is_promoted.then_some(Role::Primary));
                 // Another change of role may have come first, and then this one found a primary.
-                if matches!(response, Response::Promoted) && scene.oracle.roles_asked == number {
+                if is_promoted && scene.oracle.roles_asked == number {
                     scene.oracle.extended(extend_ms, &before, sent_ms);
                 }
                 Ok(())
             }
-            (Asked::Demote, _) => {
-                scene.oracle.roles_under_way = scene.oracle.roles_under_way.saturating_sub(1);
+            (Asked::Demote, response) => {
+                let is_demoted = matches!(response, Response::Demoted);
+                scene.oracle.role_answered(is_demoted.then_some(Role::Standby));
                 Ok(())
             }
             (Asked::Subscribe { shard }, Response::Subscribed { start, .. }) => {

@@ -42,6 +42,7 @@ impl World {
                 self.trace.note(host_ms, "pause", &[ms]);
                 self.pass(ms);
             }
+            Action::Leap => self.leap(host_ms),
             Action::CleanStop => self.begin_stop(None),
             Action::Reshard => {
                 let to = self.random.between(1, 4) as u16;
@@ -57,6 +58,22 @@ impl World {
             self.full_until_ms = 0;
         }
         Ok(())
+    }
+
+    /// The clock of a client leaps, or goes at another rate from now on; nobody else's does.
+    fn leap(&mut self, host_ms: u64) {
+        let index = self.random.index(self.clients.len());
+        let (mut leap_ms, mut fast_ppm) = (0, 0);
+        let clock = &mut self.clients[index].clock;
+        if self.random.permille(250) {
+            fast_ppm = self.random.pick(&[-900, 2_000, 50_000, 200_000]);
+            clock.change_rate(host_ms, fast_ppm);
+        } else {
+            let most_ms = self.random.pick(&[2_000, 60_000, 3_600_000, 86_400_000]);
+            leap_ms = self.random.between(1_000, most_ms);
+            clock.leap(host_ms, leap_ms);
+        }
+        self.trace.note(host_ms, "leap", &[index as u64, leap_ms, fast_ppm as u64]);
     }
 
     pub(super) fn begin_stop(&mut self, reshard_to: Option<u16>) {
@@ -150,6 +167,11 @@ impl World {
         self.rounds_before = self.rounds;
         for core in 0..host.shard_count() {
             host.cores.look(core).shard().check_invariants();
+        }
+        if self.plan.is_durable() && !resharded {
+            for core in 0..host.shard_count() {
+                s4_replay::role_kept(core, self.oracle.role_told, host.cores.look(core).shard().role())?;
+            }
         }
         let found = host.found();
         self.trace.note(self.host_ms(), "start", &[host.base_ms, found.len() as u64]);

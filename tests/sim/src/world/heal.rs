@@ -69,7 +69,6 @@ impl World {
             self.client_acts(index)?;
             self.observe()?;
         }
-        let mut busy = false;
         for core in 0..self.shard_count {
             self.turn(core, false)?;
             if self.host.is_none() {
@@ -77,23 +76,7 @@ impl World {
             }
             self.observe()?;
         }
-        while let Some(host) = self.host.as_mut().filter(|host| !host.writes.is_empty()) {
-            host.complete(0, false);
-            busy = true;
-            self.observe()?;
-        }
-        for core in 0..self.shard_count {
-            while self.host.as_mut().is_some_and(|host| host.keeper(core)) {
-                busy = true;
-            }
-        }
-        while self.host.as_mut().is_some_and(crate::host::Host::history) {
-            busy = true;
-        }
-        while self.links.iter().any(|link| !link.to_client.is_empty()) {
-            self.deliver(false)?;
-            busy = true;
-        }
+        let mut busy = self.finish_work()?;
         for client in self.clients.iter().filter(|client| client.is_open()) {
             if let Some(since) = client.waits_since_round() {
                 if self.trace.keeps_text() {

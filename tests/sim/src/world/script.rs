@@ -121,24 +121,9 @@ impl World {
                 return Ok(true);
             }
         }
-        let mut busy = false;
-        while let Some(host) = self.host.as_mut().filter(|host| !host.writes.is_empty()) {
-            host.complete(0, false);
-            busy = true;
-            self.observe()?;
-        }
-        for core in 0..self.shard_count {
-            while self.host.as_mut().is_some_and(|host| host.keeper(core)) {
-                busy = true;
-                if self.is_cut()? {
-                    return Ok(true);
-                }
-            }
-        }
-        while self.host.as_mut().is_some_and(crate::host::Host::history) {}
-        while self.links.iter().any(|link| !link.to_client.is_empty()) {
-            self.deliver(false)?;
-            busy = true;
+        let busy = self.finish_work()?;
+        if self.host.is_none() {
+            return Ok(true);
         }
         self.pass(1);
         let waits = |client: &crate::client::Client| !client.is_open() || client.waiting() > 0;
@@ -154,12 +139,10 @@ impl World {
     }
 
     /// Whether the process is gone: because it ended, or because this was the operation to crash at.
-    fn is_cut(&mut self) -> Result<bool, String> {
+    pub(super) fn is_cut(&mut self) -> Result<bool, String> {
         if self.disk.is_dead() && self.host.is_some() {
             // What was sent before the end arrives.
-            while self.links.iter().any(|link| !link.to_client.is_empty()) {
-                self.deliver(false)?;
-            }
+            self.deliver_all()?;
             let failure = self.cut.map_or(Failure::Power, |cut| cut.failure);
             self.crash(failure)?;
         }
