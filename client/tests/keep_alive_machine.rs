@@ -235,6 +235,24 @@ fn an_unanswered_batch_is_sent_again_and_the_late_answer_still_counts() {
     assert_eq!(valid, [Change::Renewed { valid_until_ms }; 2], "an overtaken answer takes nothing back");
 }
 
+/// The ID may be somebody else's by then, and that one's lease what was renewed.
+#[test]
+fn s2_an_answer_that_comes_when_the_time_is_up_does_not_bring_the_lease_back() {
+    for is_late in [false, true] {
+        let mut keep = KeepAlive::new(1, 16);
+        let valid_until_ms = trusted_ms(3_000);
+        keep.add(0, LeaseId(7), 3_000, valid_until_ms, ());
+        let sent_ms = keep.next_wake_ms().unwrap();
+        let batch = keep.poll(sent_ms, &mut |(), reason| panic!("{reason:?}")).remove(0);
+        let mut changes = Vec::new();
+        let answered_ms = valid_until_ms - u64::from(!is_late);
+        keep.answered(answered_ms, sent_ms, &batch, &[], &mut |(), change| changes.push(change));
+        let renewed = Change::Renewed { valid_until_ms: sent_ms + trusted_ms(3_000) };
+        assert_eq!(changes, [if is_late { Change::Lost(LossReason::Unreachable) } else { renewed }]);
+        assert_eq!(keep.is_empty(), is_late);
+    }
+}
+
 #[test]
 fn a_released_lease_is_not_renewed_and_its_place_is_not_confused() {
     let mut keep: KeepAlive<u8> = KeepAlive::new(1, 10);

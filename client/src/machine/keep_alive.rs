@@ -10,8 +10,12 @@
 //!   due_ms ──▶ bucket [lease, lease, …]     one bucket per step; at most a few dozen exist
 //!   fires:  expired by our clock? ─▶ lost      else ─▶ batch of its shard, filed again for a retry
 //!   answer: renewed ─▶ valid until sent + TTL − allowance, filed a third ahead
-//!           NotFound ─▶ lost                   no answer ─▶ filed a little ahead
+//!           NotFound, or too late ─▶ lost      no answer ─▶ filed a little ahead
 //! ```
+//! An answer that finds the lease's time up does not bring it back. The lease may have ended, and if its ID was one
+//! that clients choose, somebody else may have been granted it since: then that is what was renewed. An answer
+//! that comes before was given while the lease lived, because the server ends it no earlier.
+//!
 //! A lease filed again leaves its old reference behind; the reference no longer names the entry's
 //! bucket and is dropped when it fires, as in the engine's own wheel.
 //!
@@ -251,7 +255,8 @@ impl<T> KeepAlive<T> {
         full
     }
 
-    /// A batch was answered: all renewed but `failed` (by rising index). `sent_ms` is when it was sent.
+    /// A batch was answered: all renewed but `failed` (by rising index). `sent_ms` is when it was sent, `now_ms`
+    /// when the answer came: leases whose time was up by then are lost, whatever it says.
     pub fn answered(
         &mut self,
         now_ms: u64,
@@ -265,16 +270,23 @@ impl<T> KeepAlive<T> {
             let refusal =
                 failed.next_if(|failed| failed.index as usize == index).map(|failed| failed.refusal);
             let Some(entry) = self.live(key) else { continue };
-            match refusal {
-                None => self.renewed(key, sent_ms, changed),
-                Some(Refusal::NotFound) => {
-                    let late = now_ms >= entry.valid_until_ms;
-                    let reason = if late { LossReason::Expired } else { LossReason::Ended };
-                    self.lose(key, reason, &mut |payload, reason| changed(&payload, Change::Lost(reason)));
+            let late = now_ms >= entry.valid_until_ms;
+            let revives = tenure_planted::is(tenure_planted::Bug::RevivesLate);
+            let loss = match refusal {
+                None if late && !revives => LossReason::Unreachable,
+                None => {
+                    self.renewed(key, sent_ms, changed);
+                    continue;
                 }
+                Some(Refusal::NotFound) if late => LossReason::Expired,
+                Some(Refusal::NotFound) => LossReason::Ended,
                 // Busy, a standby, a full disk: the lease is not lost yet.
-                Some(_) => self.retry_soon(key, now_ms),
-            }
+                Some(_) => {
+                    self.retry_soon(key, now_ms);
+                    continue;
+                }
+            };
+            self.lose(key, loss, &mut |payload, loss| changed(&payload, Change::Lost(loss)));
         }
     }
 

@@ -27,6 +27,7 @@ bugs! {
     ShortAfterRestart "S2" "recovery gives each lease half of its TTL";
     TrustsTooLong "S2" "a client trusts a renewal for twice the TTL";
     GivesUpEarly "S2" "a client gives up what was due more than ten seconds ago";
+    RevivesLate "S2" "a client takes a late answer for a lease whose time is up";
     OverlooksLeap "S2" "a client passes over what was due more than a minute ago";
     AckAtOnce "S3" "replies leave before what they reveal is on disk";
     AckOutOfOrder "S3" "a log write is acknowledged although the one before it is in flight";

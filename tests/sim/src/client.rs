@@ -440,11 +440,15 @@ impl Client {
         failed: &[tenure_protocol::Failed],
         sent_local_ms: u64,
         local_ms: u64,
-    ) {
+    ) -> Verdict {
         let holds = &mut self.holds;
+        let mut verdict = Ok(());
         self.keep.answered(local_ms, sent_local_ms, batch, failed, &mut |key, change| match change {
             Change::Renewed { valid_until_ms } => {
                 if let Some(hold) = holds.get_mut(key) {
+                    let stays =
+                        s2_never_early::stays_lost(*key, hold.valid_until_ms, valid_until_ms, local_ms);
+                    verdict = verdict.clone().and(stays);
                     hold.valid_until_ms = valid_until_ms;
                 }
             }
@@ -452,5 +456,6 @@ impl Client {
                 holds.remove(key);
             }
         });
+        verdict
     }
 }

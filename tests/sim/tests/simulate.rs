@@ -62,6 +62,14 @@ fn a_promotion_that_came_second_promises_nothing() {
     assert_eq!(report.failure, None);
 }
 
+/// A renewal is sent in time and arrives after the lease has ended and its chosen ID has been granted to somebody
+/// else: what it renews is that one's. The first holder once took the answer for its own lease.
+#[test]
+fn a_late_answer_brings_no_lease_back() {
+    let report = run(Plan::draw(223_330, Profile::Swarm), false);
+    assert_eq!(report.failure, None);
+}
+
 /// A snapshot recycles every segment, the disk is full, and a subscriber asks for what was in them: it is too
 /// old, not damaged.
 #[test]

@@ -4,7 +4,7 @@
 //! A promise is made by each acknowledged grant and renewal: the lease does not expire before the time at
 //! which the request was *sent*, plus the TTL, in served time. A client that trusts a lease by its own
 //! clock (send time + TTL − allowance) must never trust one that has expired, nor give one up that it may
-//! trust, and finds out within a hundredth of the TTL that it may trust one no longer, however its clock leapt.
+//! trust, nor come to trust again what it could not for a while, when the ID may be somebody else's; and it finds out within a hundredth of the TTL that it may trust one no longer, however its clock leapt.
 
 use super::Verdict;
 use crate::oracle::{End, Key, Lease};
@@ -75,6 +75,21 @@ pub fn given_up(key: Key, valid_until_ms: u64, local_ms: u64) -> Verdict {
     if local_ms < valid_until_ms {
         return Err(format!(
             "S2 never-early: {key:x?} is given up at {local_ms} of its holder's clock, valid until {valid_until_ms}"
+        ));
+    }
+    Ok(())
+}
+
+/// A lease was valid until `before_ms` of its holder's clock, which stands at `local_ms`; a renewal is answered,
+/// and it is said to be valid until `after_ms`.
+///
+/// # Errors
+/// It was not to be trusted for a while, and is now.
+pub fn stays_lost(key: Key, before_ms: u64, after_ms: u64, local_ms: u64) -> Verdict {
+    if before_ms <= local_ms && local_ms < after_ms {
+        return Err(format!(
+            "S2 never-early: {key:x?} was valid until {before_ms}, and is trusted again at {local_ms} of its \
+             holder's clock"
         ));
     }
     Ok(())

@@ -78,7 +78,7 @@ impl Client {
                 let failed: Vec<Failed> = outcome.failed().collect();
                 let ids: Vec<u64> = batch.ids.iter().map(|id| id.0).collect();
                 let local_ms = self.local_ms(scene.host_ms);
-                self.kept(&batch, &failed, sent_local_ms, local_ms);
+                self.kept(&batch, &failed, sent_local_ms, local_ms)?;
                 batch_renewed(&ids, &known, &failed, sent_ms, scene)
             }
             (Asked::Keep { batch, .. }, _) => {
