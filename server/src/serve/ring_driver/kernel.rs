@@ -8,23 +8,22 @@
 //! A buffer is owned by the kernel or by the driver, never by both: it changes hands by `give_back`
 //! one way and by a completion the other way.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{cqueue, opcode};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use tenure::shell::ring::{Completion, Ring};
 
 /// The buffer group of the connections; a core's ring has no other.
 const GROUP: u16 = 0;
-const PAGE_BYTES: usize = 4_096;
 
 /// Receive buffers shared with the kernel.
 pub(super) struct Pool {
-    entries: NonNull<BufRingEntry>,
-    memory: NonNull<u8>,
+    entries: Mapping,
+    memory: Mapping,
     count: u16,
     buffer_bytes: usize,
     /// Where the next buffer given back goes; the kernel sees it when published.
@@ -40,8 +39,8 @@ impl Pool {
     pub(super) fn new(ring: &Ring, count: u16, buffer_bytes: usize) -> std::io::Result<Pool> {
         assert!(count.is_power_of_two() && count <= 1 << 15, "S8 bounded: a buffer ring has 2^n entries");
         let mut pool = Pool {
-            entries: allocate(ring_layout(count)).cast(),
-            memory: allocate(memory_layout(count, buffer_bytes)),
+            entries: Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?,
+            memory: Mapping::new(usize::from(count) * buffer_bytes)?,
             count,
             buffer_bytes,
             tail: 0,
@@ -49,7 +48,7 @@ impl Pool {
         // SAFETY: the address is that of `count` zeroed, page-aligned entries. They stay where they are
         // until the pool is dropped, which is after the last submission that uses the group (see `Drop`).
         unsafe {
-            let address = pool.entries.as_ptr() as u64;
+            let address = pool.entries.address() as u64;
             ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0)?;
         }
         for id in 0..count {
@@ -70,10 +69,10 @@ impl Pool {
     /// The bytes that a receive put into buffer `id`.
     pub(super) fn received(&self, id: u16, len: usize) -> &[u8] {
         assert!(id < self.count && len <= self.buffer_bytes, "the kernel names a buffer that it was given");
-        // SAFETY: in bounds by the assertion, initialised (allocated zeroed). A completion named this
+        // SAFETY: in bounds by the assertion, initialised (mapped zeroed). A completion named this
         // buffer, so the kernel has let go of it until it is given back, which needs `&mut self`.
         unsafe {
-            let start = self.memory.as_ptr().add(usize::from(id) * self.buffer_bytes);
+            let start = self.memory.address().add(usize::from(id) * self.buffer_bytes);
             std::slice::from_raw_parts(start, len)
         }
     }
@@ -85,12 +84,16 @@ impl Pool {
         // SAFETY: both offsets are in bounds. The kernel reads entries below the published tail only,
         // and this one is at it; the tail's own field (in entry 0) is not written here.
         unsafe {
-            let entry = &mut *self.entries.as_ptr().add(place);
-            entry.set_addr(self.memory.as_ptr().add(usize::from(id) * self.buffer_bytes) as u64);
+            let entry = &mut *self.first_entry().add(place);
+            entry.set_addr(self.memory.address().add(usize::from(id) * self.buffer_bytes) as u64);
             entry.set_len(u32::try_from(self.buffer_bytes).expect("S8 bounded: buffers are small"));
             entry.set_bid(id);
         }
         self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn first_entry(&self) -> *mut BufRingEntry {
+        self.entries.address().cast()
     }
 
     /// Lets the kernel see the buffers given back.
@@ -98,42 +101,41 @@ impl Pool {
         // SAFETY: the tail's field lies in the first entry, is aligned for u16, and is shared with the
         // kernel as an atomic: release, so that the entries before it are seen first.
         unsafe {
-            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
+            let tail = BufRingEntry::tail(self.first_entry()).cast::<AtomicU16>();
             (*tail).store(self.tail, Ordering::Release);
         }
     }
 }
 
-impl Drop for Pool {
+/// Zeroed memory of whole pages, of which only what is touched exists. An allocator would touch all of it to zero it.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mapping {
+    fn new(bytes: usize) -> std::io::Result<Mapping> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing else.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE)? };
+        Ok(Mapping { start: NonNull::new(start.cast()).expect("a mapping is never at 0"), bytes })
+    }
+
+    fn address(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for Mapping {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // The ring may still be receiving; the process is about to end.
             return;
         }
-        // SAFETY: allocated with these layouts. The driver is dropped only when no connection is left,
-        // so no receive is in flight that could take a buffer.
-        unsafe {
-            dealloc(self.entries.as_ptr().cast(), ring_layout(self.count));
-            dealloc(self.memory.as_ptr(), memory_layout(self.count, self.buffer_bytes));
-        }
+        // SAFETY: mapped with this length. The driver is dropped only when no connection is left, so no receive is in
+        // flight that could take a buffer. Nothing can be done about a failure, and none is possible.
+        let _ = unsafe { munmap(self.address().cast(), self.bytes) };
     }
-}
-
-fn ring_layout(count: u16) -> Layout {
-    let bytes = usize::from(count) * size_of::<BufRingEntry>();
-    Layout::from_size_align(bytes, PAGE_BYTES).expect("S8 bounded: the ring is small")
-}
-
-fn memory_layout(count: u16, buffer_bytes: usize) -> Layout {
-    Layout::from_size_align(usize::from(count) * buffer_bytes, PAGE_BYTES)
-        .expect("S8 bounded: the pool is small")
-}
-
-fn allocate(layout: Layout) -> NonNull<u8> {
-    assert!(layout.size() > 0, "a pool has buffers");
-    // SAFETY: the size is not zero.
-    let memory = unsafe { alloc_zeroed(layout) };
-    NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
 /// The bytes of one connection's send in flight.
