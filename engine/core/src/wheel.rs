@@ -264,9 +264,12 @@ impl Wheel {
                     batch.len = chunk.len as usize - done;
                     batch.lines[..batch.len].copy_from_slice(&chunk.lines[done..chunk.len as usize]);
                     match chunk.next {
-                        NONE => self.fill_next_place(batch, |at| at <= target),
+                        NONE => match self.next_place() {
+                            Some((place, at)) if at <= target => self.fill_next_place(place, batch),
+                            _ => batch.next_len = 0,
+                        },
                         next => self.fill_next(next, self.chunks[next as usize].len as usize, batch),
-                    };
+                    }
                     return true;
                 }
                 self.draining = None;
@@ -291,23 +294,16 @@ impl Wheel {
         match self.next_place() {
             Some((place, at)) if place < SLOTS && at != self.announced => {
                 self.announced = at;
-                let head = self.heads[place as usize];
-                self.fill_next(head.chunk, head.len.into(), batch);
+                self.fill_next_place(place, batch);
                 true
             }
             _ => false,
         }
     }
 
-    /// The first chunk of the next place, if it begins soon enough.
-    fn fill_next_place(&self, batch: &mut Batch, is_soon: impl Fn(u64) -> bool) {
-        match self.next_place().filter(|&(_, at)| is_soon(at)) {
-            Some((place, _)) => {
-                let head = self.heads[place as usize];
-                self.fill_next(head.chunk, head.len.into(), batch);
-            }
-            None => batch.next_len = 0,
-        }
+    fn fill_next_place(&self, place: u32, batch: &mut Batch) {
+        let head = self.heads[place as usize];
+        self.fill_next(head.chunk, head.len.into(), batch);
     }
 
     fn fill_next(&self, chunk: u32, len: usize, batch: &mut Batch) {

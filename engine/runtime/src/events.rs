@@ -231,13 +231,11 @@ impl EventHub {
         let before = Position(self.on_file.swap(position.0, Ordering::AcqRel));
         // Nobody waits for the files where nothing is told before it is in them.
         if before < position && before < self.durable() {
-            let (awaited, watchers) = {
-                let recent = self.lock();
-                (before < recent.oldest, recent.watchers.clone())
-            };
-            if awaited {
-                self.changed.notify(usize::MAX);
-                watchers.iter().for_each(|watcher| watcher.call());
+            let recent = self.lock();
+            if before < recent.oldest {
+                let watchers = recent.watchers.clone();
+                drop(recent);
+                self.tell(&watchers);
             }
         }
     }
@@ -252,6 +250,11 @@ impl EventHub {
             self.durable.store(durable.0, Ordering::Release);
             recent.watchers.clone()
         };
+        self.tell(&watchers);
+    }
+
+    /// Wakes everybody who may wait for news.
+    fn tell(&self, watchers: &[Arc<Inbox>]) {
         self.changed.notify(usize::MAX);
         for watcher in watchers {
             watcher.call();

@@ -215,15 +215,18 @@ impl Station {
         for step in 1.. {
             let Some(message) = self.arrived.pop_front() else { break };
             self.receive(message);
-            let over = if self.clock.is_host() {
-                self.turn_clock.turn_so_far() >= Duration::from_micros(limits::TURN_INBOX_US_MAX)
-            } else {
-                step >= limits::TURN_INBOX_STEPS
-            };
-            if over {
+            if self.arrived.is_empty() || self.is_inbox_spent(step) {
                 break;
             }
         }
+    }
+
+    /// Whether this turn has spent on messages what it may, of which it has taken so many.
+    fn is_inbox_spent(&self, taken: u32) -> bool {
+        if !self.clock.is_host() {
+            return taken >= limits::TURN_INBOX_STEPS;
+        }
+        self.turn_clock.turn_so_far() >= Duration::from_micros(limits::TURN_INBOX_US_MAX)
     }
 
     /// Whether this turn has spent on requests what it may: what else has arrived waits for the next turn, so that

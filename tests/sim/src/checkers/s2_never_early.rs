@@ -4,7 +4,8 @@
 //! A promise is made by each acknowledged grant and renewal: the lease does not expire before the time at
 //! which the request was *sent*, plus the TTL, in served time. A client that trusts a lease by its own
 //! clock (send time + TTL − allowance) must never trust one that has expired, nor give one up that it may
-//! trust, nor come to trust again what it could not for a while, when the ID may be somebody else's; and it finds out within a hundredth of the TTL that it may trust one no longer, however its clock leapt.
+//! trust, nor come to trust again what it could not for a while, when the ID may be somebody else's; and it
+//! finds out within a hundredth of the TTL that it may trust one no longer, however its clock leapt.
 
 use super::Verdict;
 use crate::oracle::{End, Key, Lease};
