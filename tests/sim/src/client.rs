@@ -182,10 +182,15 @@ impl Client {
         self.pending.values().filter(|pending| !matches!(pending.asked, Asked::Subscribe { .. })).count()
     }
 
-    /// The longest that a request has waited, in rounds of turns.
+    /// Since which round of turns a request has waited. A Subscribe that only the log files can answer waits for a full
+    /// disk, which was last seen in `full_round`, as long as it takes.
     #[must_use]
-    pub fn waits_since_round(&self) -> Option<u64> {
-        self.pending.values().map(|pending| pending.round).min()
+    pub fn waits_since_round(&self, full_round: u64) -> Option<u64> {
+        let since = |pending: &Pending| match pending.asked {
+            Asked::Subscribe { .. } => pending.round.max(full_round),
+            _ => pending.round,
+        };
+        self.pending.values().map(since).min()
     }
 
     /// Whether it has a connection over which it may ask.

@@ -64,6 +64,8 @@ pub struct World {
     shards_before: Option<u16>,
     /// Rounds when the world first came to rest after healing.
     calm_round: u64,
+    /// The last round with a full disk since then.
+    full_round: u64,
     /// Served time from which on every deadline counts.
     calm_since_ms: u64,
     /// Number of shards of the next start, when it is another.
@@ -125,6 +127,7 @@ impl World {
             has_stormed: false,
             shards_before: None,
             calm_round: u64::MAX,
+            full_round: 0,
             calm_since_ms: 0,
             reshard_to: None,
             cut: None,

@@ -70,6 +70,14 @@ fn a_late_answer_brings_no_lease_back() {
     assert_eq!(report.failure, None);
 }
 
+/// A subscriber asks for what memory has forgotten and a full disk does not have: it waits for the disk. The
+/// simulator once called that starvation.
+#[test]
+fn a_subscribe_may_wait_for_a_full_disk() {
+    let report = run(Plan::draw(3_524, Profile::Swarm), false);
+    assert_eq!(report.failure, None);
+}
+
 /// A snapshot recycles every segment, the disk is full, and a subscriber asks for what was in them: it is too
 /// old, not damaged.
 #[test]

@@ -77,8 +77,11 @@ impl World {
             self.observe()?;
         }
         let mut busy = self.finish_work()?;
+        if self.is_storage_full() {
+            self.full_round = self.rounds;
+        }
         for client in self.clients.iter().filter(|client| client.is_open()) {
-            if let Some(since) = client.waits_since_round() {
+            if let Some(since) = client.waits_since_round(self.full_round) {
                 if self.trace.keeps_text() {
                     let link = client.link.map(|link| format!("{:?}", self.links[link])).unwrap_or_default();
                     self.trace.remark(format_args!("{} {link}", client.describe()));
