@@ -191,7 +191,7 @@ impl Running<'_> {
         match self.settings.operation {
             Operation::Renew => unreachable!("sent in runs"),
             Operation::RenewBatch { size } => {
-                let ids = link.next_leases(self.stock.to_renew(link.shard), size);
+                let ids = link.next_leases(self.stock.to_renew(link.shard), within(size) as usize);
                 if !ids.is_empty() {
                     link.machine.send_renew_batch(ids.iter().map(|&id| LeaseId(id)), now_ns)?;
                 }
