@@ -7,6 +7,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod echo;
+pub(crate) mod gap;
 pub(crate) mod memory;
 pub(crate) mod wake;
 

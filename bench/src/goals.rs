@@ -99,6 +99,8 @@ pub struct Floors {
     pub touch_1m_ns: Option<f64>,
     /// Among ten million, ns.
     pub touch_10m_ns: Option<f64>,
+    /// Among as many as shall be live, ns.
+    pub touch_live_ns: Option<f64>,
     /// A sleeping thread after its timer.
     pub wake: Option<Quantiles>,
     /// Replay of a log of grants, CPU time per lease, ns.

@@ -186,7 +186,8 @@ impl Run {
     fn finish(mut self) -> Report {
         self.lanes.clear();
         // A server that has died has said so elsewhere.
-        self.report.stalls = self.control.info().map(|info| info.stalls).unwrap_or_default();
+        let stalls = self.control.info().map(|info| info.stalls).unwrap_or_default();
+        self.report.stalls.splice(..0, stalls);
         if let Some(peak) = self.watched.and_then(|watched| watched.memory()) {
             self.report.memory =
                 self.report.memory.map(|memory| MemoryRow { peak_bytes: Some(peak.peak_bytes), ..memory });

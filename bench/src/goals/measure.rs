@@ -182,6 +182,8 @@ impl<'a> Measuring<'a> {
         };
         let touch_1m_ns = self.part("floor: memory, 1 M", |m| touch(m, m.sizes.leases));
         let touch_10m_ns = self.part("floor: memory, 10 M", |m| touch(m, m.sizes.large));
+        let live = self.sizes.live.max(1);
+        let touch_live_ns = self.part("floor: memory, live leases", |m| touch(m, live));
         let wake = self.part("floor: wake", |m| on_cpu(m.server_cpu, || wake::wake(m.sizes.wakes)));
         let replay = |m: &Self| on_cpu(m.server_cpu, || in_process::replay(m.sizes.large as usize));
         self.goals.floors = Floors {
@@ -193,6 +195,7 @@ impl<'a> Measuring<'a> {
             commit_deep: queued,
             touch_1m_ns,
             touch_10m_ns,
+            touch_live_ns,
             wake: wake.flatten(),
             replay_ns: self.part("floor: replay", replay),
         };

@@ -82,7 +82,9 @@ pub(super) fn render(report: &Report) -> String {
 
 /// What the table of stalls says.
 pub(super) const STALLS_ARE: &str = "The longest turn of a core since the server's start, in which it answers nobody, and the longest \
-                                     of each cause. Where only the wall is long, the CPU was given to somebody else.";
+                                     of each cause. Where only the wall is long, the CPU was given to somebody else. An \
+                                     *empty loop*, where there is one: the longest gap of a loop that does nothing, on the same CPU after \
+                                     the load: what machine and host take for themselves.";
 
 /// Head and rows: a column for each cause.
 pub(super) fn stall_cells(stalls: &[StallRow]) -> Vec<Vec<String>> {

@@ -19,6 +19,7 @@ use super::phases::foreground;
 use super::storm::{DRIP_TTL_MS, Found, trickle_row};
 use crate::closed_loop::Operation;
 use crate::ends::{Ends, Trickle};
+use crate::floor::{gap, on_cpu};
 use crate::human;
 use crate::lane::LaneSettings;
 use crate::latency::Latency;
@@ -35,6 +36,8 @@ const MIXED_SHARE: f64 = 0.05;
 /// A huge lease gets items for so long, or for this part of the phase: 100,000 at the usual rate.
 const HOARD_SPAN: Duration = Duration::from_secs(20);
 const HOARD_PART: u32 = 3;
+/// How long an empty loop is watched after a mixed load, at most.
+const EMPTY_LOOP_SPAN: Duration = Duration::from_secs(60);
 /// Shares of requests for leases of other cores.
 const REMOTE: [f64; 3] = [0.0, 0.5, 1.0];
 
@@ -104,7 +107,19 @@ impl Run {
             usage.wall,
             server_ms_max,
         ));
-        self.check_count("mixed")
+        self.check_count("mixed")?;
+        self.empty_loop()
+    }
+
+    /// What the longest turns of the mixed load are to be read beside.
+    fn empty_loop(&mut self) -> anyhow::Result<()> {
+        let Some(server) = &self.plan.server else { return Ok(()) };
+        let span = self.plan.duration.min(EMPTY_LOOP_SPAN);
+        self.progress.begin("empty loop");
+        let found = on_cpu(server.pin, || Ok(gap::gap(span)))?;
+        self.progress.end("empty loop");
+        self.report.stalls.push(found);
+        Ok(())
     }
 
     pub(super) fn cross(&mut self) -> anyhow::Result<()> {

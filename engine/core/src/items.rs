@@ -182,14 +182,21 @@ impl Items {
         self.leaving_count += (leaving.len() - before) as u64;
     }
 
-    /// Takes the next slice of about `bytes_max` record bytes, at least one item, from the oldest leaving lease.
-    pub(crate) fn take_slice(&mut self, bytes_max: usize, hash: &SeededHash) -> Option<Slice> {
+    /// Takes the next slice of about `bytes_max` record bytes and at most `count_max` items, at least one, from the
+    /// oldest leaving lease.
+    pub(crate) fn take_slice(
+        &mut self,
+        bytes_max: usize,
+        count_max: usize,
+        hash: &SeededHash,
+    ) -> Option<Slice> {
+        let count_max = count_max.min(ENDED_ITEM_COUNT_MAX);
         let mut oldest = self.leaving.first_entry()?;
         let (holder, set) = (*oldest.key(), oldest.get_mut());
         let (mut items, mut bytes) = (Vec::new(), 0);
         while let Some(item) = set.first() {
             bytes += 2 + item.len();
-            if !items.is_empty() && (padded(bytes) > bytes_max || items.len() == ENDED_ITEM_COUNT_MAX) {
+            if !items.is_empty() && (padded(bytes) > bytes_max || items.len() >= count_max) {
                 break;
             }
             items.extend(set.pop_first());

@@ -47,6 +47,10 @@ pub const RECORD_ENTRY_COUNT_MAX: usize = 4_096;
 /// Record bytes of the items of dead leases that one call of `maintain` writes at most, but for the last item.
 pub const ENDED_ITEMS_BYTES_PER_CALL: usize = 64 << 10;
 
+/// An item of an ended lease counts for as many of the leases and references that a call of `maintain` may touch: its
+/// bytes, its place in its lease's set and its place in the table are three corners of memory, about half a µs.
+pub const ITEM_TOUCHES: usize = 8;
+
 /// Items in one ended-items record: its count is 16 bits wide.
 pub const ENDED_ITEM_COUNT_MAX: usize = RECORD_ENTRY_COUNT_MAX;
 

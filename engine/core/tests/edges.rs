@@ -449,3 +449,26 @@ fn grants_alone_keep_the_wheel_bounded() {
     assert!(worst > 2 * lines + slack && worst <= bound, "{worst} references, bound {bound}");
     shard.check_invariants();
 }
+
+/// An item costs more than a reference, so a call that may touch few of those takes fewer items (L3), but always one.
+#[test]
+fn a_small_budget_takes_few_items() {
+    let mut bench = Bench::at(0);
+    let lease = bench.grant(0, 1_000);
+    for item in 0..20u8 {
+        assert!(bench.shard.attach(Time(0), lease, &[item], &mut bench.log).result.is_ok());
+    }
+    assert_eq!(bench.expire(1_001), 1);
+    let mut left = 20;
+    for (budget, taken) in [(1, 1), (8 * limits::ITEM_TOUCHES, 8), (100 * limits::ITEM_TOUCHES, 11)] {
+        bench.log = RecordBuffer::new(bench.log.tail(), Time(1_001));
+        left -= taken;
+        assert_eq!(bench.shard.maintain(Time(1_001), budget, &mut bench.log), left > 0);
+        let written =
+            RecordIter::new(bench.log.start(), bench.log.bytes()).map(|record| match record.unwrap().1 {
+                Record::EndedItems { items, .. } => items.count(),
+                other => panic!("nothing else is to do: {other:?}"),
+            });
+        assert_eq!(written.sum::<usize>(), taken, "of a budget of {budget}");
+    }
+}

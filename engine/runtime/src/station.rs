@@ -251,7 +251,9 @@ impl Station {
 
     /// Notes that the shell has done all that the turn asked for.
     pub fn turn_done(&mut self) {
-        self.turn_clock.end();
+        if let Some(slow) = self.turn_clock.end() {
+            tracing::info!(shard = self.index.0, "the longest turn so far: {slow}");
+        }
     }
 
     /// The next log write to submit, if one may be in flight.

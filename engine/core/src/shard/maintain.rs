@@ -8,7 +8,7 @@
 use super::Shard;
 use crate::config::Role;
 use crate::entry::{PINNED, Slot};
-use crate::limits::ENDED_ITEMS_BYTES_PER_CALL;
+use crate::limits::{ENDED_ITEMS_BYTES_PER_CALL, ITEM_TOUCHES};
 use crate::record::RecordBuffer;
 use crate::region::MemoryAhead;
 use crate::time::Time;
@@ -65,24 +65,23 @@ impl Shard {
             || self.wheel.wants_compaction(self.table.slab.line_count())
     }
 
-    /// Writes slices of the items of ended leases; returns how many items.
+    /// Writes slices of the items of ended leases, at least one item; returns how much of the budget they took.
     fn release_items(&mut self, now: Time, budget: usize, log: &mut RecordBuffer) -> usize {
-        let (start, mut count) = (log.tail().0, 0);
-        while count < budget && self.items.has_leaving() {
+        let (start, mut left) = (log.tail().0, budget);
+        while left > 0 && self.items.has_leaving() {
             let written = (log.tail().0 - start) as usize;
             if written >= ENDED_ITEMS_BYTES_PER_CALL {
                 break;
             }
-            let Some(slice) = self.items.take_slice(ENDED_ITEMS_BYTES_PER_CALL - written, self.table.hash())
-            else {
-                break;
-            };
+            let bytes_max = ENDED_ITEMS_BYTES_PER_CALL - written;
+            let slice = self.items.take_slice(bytes_max, left.div_ceil(ITEM_TOUCHES), self.table.hash());
+            let Some(slice) = slice else { break };
             log.stamp(now);
             log.ended_items(slice.holder.id, slice.holder.token, &slice.items, slice.last);
             self.ledger.wrote(log.tail(), log.time());
-            count += slice.items.len();
+            left = left.saturating_sub(slice.items.len() * ITEM_TOUCHES);
         }
-        count
+        budget - left
     }
 
     /// Goes on with the checkpoint sweep, or begins one when its time has come.

@@ -10,9 +10,13 @@
 //!
 //! Decides nothing: no lease, batch or slice depends on what is measured here (S5).
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::request::{Longest, TurnStats};
+
+/// A turn that takes this much CPU time, and more than any before it, is worth a line in the log.
+const SLOW_TURN: Duration = Duration::from_millis(5);
 
 /// How old the last look at the thread's CPU time may be when a turn begins: the look is a system call.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
@@ -36,6 +40,28 @@ pub(super) enum Stage {
     Replies,
 }
 
+/// A turn that took longer than all before it, and what it was busy with, in ms of CPU time.
+pub(super) struct SlowTurn {
+    cpu: Duration,
+    wall: Duration,
+    spent: [Duration; STAGES.len()],
+}
+
+const STAGES: [&str; 7] = ["requests", "expiry", "compaction", "items", "snapshot", "log", "replies"];
+
+impl fmt::Display for SlowTurn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        write!(f, "{:.2} ms of CPU time in {:.2} ms", ms(self.cpu), ms(self.wall))?;
+        let mut between = ": ";
+        for (stage, spent) in STAGES.iter().zip(self.spent).filter(|(_, spent)| !spent.is_zero()) {
+            write!(f, "{between}{stage} {:.2}", ms(spent))?;
+            between = ", ";
+        }
+        Ok(())
+    }
+}
+
 pub(super) struct TurnClock {
     /// Where time stands still in a turn nothing is measured.
     measures: bool,
@@ -47,6 +73,8 @@ pub(super) struct TurnClock {
     turn_cpu: Duration,
     /// What the last stage took: by the wall, and of CPU time.
     last: (Duration, Duration),
+    /// CPU time of this turn, by stage.
+    spent: [Duration; STAGES.len()],
     stats: TurnStats,
 }
 
@@ -61,6 +89,7 @@ impl TurnClock {
             cpu_sampled: cpu,
             turn_cpu: cpu,
             last: (Duration::ZERO, Duration::ZERO),
+            spent: [Duration::ZERO; STAGES.len()],
             stats: TurnStats::default(),
         }
     }
@@ -74,6 +103,7 @@ impl TurnClock {
         self.stage_started = now;
         self.sample(now);
         self.turn_cpu = self.cpu_sampled;
+        self.spent = [Duration::ZERO; STAGES.len()];
     }
 
     /// How long the turn has lasted.
@@ -118,14 +148,17 @@ impl TurnClock {
         raise(&mut self.stats.growth, wall, cpu);
     }
 
-    /// The turn is over.
-    pub(super) fn end(&mut self) {
+    /// The turn is over. Told when it was slow, and slower than all before it.
+    pub(super) fn end(&mut self) -> Option<SlowTurn> {
         let now = self.end_of(Stage::Replies);
         let took = now - self.turn_started;
         let cpu =
             if took >= SAMPLE_INTERVAL { took.min(thread_cpu().saturating_sub(self.turn_cpu)) } else { took };
+        let slowest = self.stats.turn.cpu_us;
         raise(&mut self.stats.turn, took, cpu);
         self.stats.turns += 1;
+        let slow = cpu >= SLOW_TURN && self.stats.turn.cpu_us > slowest;
+        slow.then_some(SlowTurn { cpu, wall: took, spent: self.spent })
     }
 
     pub(super) fn stats(&self) -> TurnStats {
@@ -146,6 +179,7 @@ impl TurnClock {
     fn charge(&mut self, stage: Stage, took: Duration) {
         let cpu = if took >= SAMPLE_INTERVAL { self.cpu_of(took) } else { took };
         self.last = (took, cpu);
+        self.spent[stage as usize] += cpu;
         raise(self.longest(stage), took, cpu);
     }
 
@@ -245,5 +279,23 @@ mod tests {
         let stats = clock.stats();
         assert!(stats.requests.wall_us >= 12_000, "{stats:?}");
         assert!((2_000..stats.requests.wall_us).contains(&stats.growth.wall_us), "{stats:?}");
+    }
+
+    #[test]
+    fn a_slow_turn_is_told_when_none_was_slower() {
+        let mut clock = TurnClock::new(true);
+        let told: Vec<Option<String>> = [1, 20, 6]
+            .into_iter()
+            .map(|ms| {
+                clock.begin();
+                clock.end_of(Stage::Requests);
+                work_ms(ms);
+                clock.end_of(Stage::Items);
+                clock.end().map(|slow| slow.to_string())
+            })
+            .collect();
+        let slow = told[1].as_ref().expect("20 ms are slow");
+        assert!(slow.contains(" ms of CPU time in ") && slow.contains("items "), "{slow}");
+        assert!(told[2].is_none(), "6 ms after 20 are nothing new: {told:?}");
     }
 }
