@@ -69,7 +69,7 @@ pub mod tag {
     pub const TURN_SNAPSHOT_US_MAX: u16 = 29;
     /// Longest that a turn took to send replies and events, µs of CPU time; `index` is the shard.
     pub const TURN_REPLIES_US_MAX: u16 = 30;
-    // 31 to 43 stand in `TURN_CAUSES`.
+    // 31 to 45 stand in `TURN_CAUSES`.
 }
 
 /// What can keep a core from answering: a name, and the tags of the longest that it did since the start.
@@ -88,7 +88,7 @@ const fn cause(name: &'static str, wall: u16, cpu: u16) -> TurnCause {
 }
 
 /// A whole turn, and what it is made of. `index` of each is the shard.
-pub const TURN_CAUSES: [TurnCause; 9] = [
+pub const TURN_CAUSES: [TurnCause; 10] = [
     cause("turn", tag::TURN_US_MAX, 31),
     // Taking and applying what arrived.
     cause("requests", 32, tag::TURN_REQUESTS_US_MAX),
@@ -103,6 +103,8 @@ pub const TURN_CAUSES: [TurnCause; 9] = [
     // Sealing a batch, changing segments.
     cause("log", 41, 42),
     cause("replies", 43, tag::TURN_REPLIES_US_MAX),
+    // Its sends and receives, where they run on this core and nothing waits.
+    cause("kernel", 44, 45),
 ];
 
 /// Tags of the texts in an Info reply.
@@ -218,6 +220,6 @@ mod tests {
     fn every_cause_of_a_long_turn_has_tags_of_its_own() {
         let mut tags: Vec<u16> = TURN_CAUSES.iter().flat_map(|cause| [cause.wall, cause.cpu]).collect();
         tags.sort_unstable();
-        assert_eq!(tags, (tag::TURN_US_MAX..=43).collect::<Vec<_>>());
+        assert_eq!(tags, (tag::TURN_US_MAX..=45).collect::<Vec<_>>());
     }
 }

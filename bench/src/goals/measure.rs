@@ -89,7 +89,7 @@ impl<'a> Measuring<'a> {
                 leases: 1_000_000,
                 large: 10_000_000,
                 live: args.live_leases.unwrap_or(live_default),
-                wakes: 1_000,
+                wakes: 5_000,
             }
         };
         let cpus = host.cpus;

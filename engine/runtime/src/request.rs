@@ -200,8 +200,11 @@ pub struct TurnStats {
     pub snapshot: Longest,
     /// Sealing a batch, changing segments.
     pub log: Longest,
-    /// Releasing replies and events, handing bytes to the kernel.
+    /// Releasing replies and events.
     pub replies: Longest,
+    /// The kernel's part, sending and receiving; only of the ring driver, and only where the core does not sleep after
+    /// it: how long it slept is nobody's stall.
+    pub kernel: Longest,
 }
 
 /// The longest that something took. The two maxima need not be of the same turn.

@@ -249,9 +249,14 @@ impl Station {
         self.settle();
     }
 
-    /// Notes that the shell has done all that the turn asked for.
+    /// Notes that the shell has done all that the turn asked for, but for what the kernel does.
+    pub fn replies_done(&mut self) {
+        self.turn_clock.end_of(Stage::Replies);
+    }
+
+    /// Notes that the turn is over: the kernel has taken what there was, or the core is about to sleep.
     pub fn turn_done(&mut self) {
-        if let Some(slow) = self.turn_clock.end() {
+        if let Some(slow) = self.turn_clock.end(Stage::Kernel) {
             tracing::info!(shard = self.index.0, "the longest turn so far: {slow}");
         }
     }

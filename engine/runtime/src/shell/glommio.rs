@@ -129,6 +129,7 @@ async fn turns<S: GlommioService>(core: &Rc<Core>, service: Rc<S>) {
                 writer.submit(write);
             }
             service.flush(core, &mut station);
+            station.replies_done();
             station.turn_done();
             let done = station.may_end(service.is_drained());
             (station.sleep(), done)

@@ -202,14 +202,14 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
             submit_write(&mut ring, &write);
         }
         service.flush(&mut ring, &mut station);
-        station.turn_done();
+        station.replies_done();
         if station.may_end(service.is_drained()) {
             return;
         }
         if traffic {
             last_traffic = Instant::now();
         }
-        wait(&mut ring, &station, &service, traffic || last_traffic.elapsed() < spin);
+        wait(&mut ring, &mut station, &service, traffic || last_traffic.elapsed() < spin);
     }
 }
 
@@ -238,15 +238,20 @@ fn take<S: RingService>(
     ring.arrived = arrived;
 }
 
-/// Polls while traffic is fresh, else sleeps until something is due or arrives.
-fn wait<S: RingService>(ring: &mut Ring, station: &Station, service: &S, awake: bool) {
+/// Ends the turn: polls while traffic is fresh, else sleeps until something is due or arrives.
+fn wait<S: RingService>(ring: &mut Ring, station: &mut Station, service: &S, awake: bool) {
     let sleep = if awake { Sleep::No } else { station.sleep() };
     let timeout = match (sleep, service.next_wake()) {
-        (Sleep::No, _) => return ring.enter(0, None),
+        (Sleep::No, _) => {
+            ring.enter(0, None);
+            // What the kernel does meanwhile, sending and receiving, keeps the core from everything else.
+            return station.turn_done();
+        }
         (Sleep::For(wait), Some(other)) => Some(wait.min(other)),
         (Sleep::For(wait), None) => Some(wait),
         (Sleep::Forever, other) => other,
     };
+    station.turn_done();
     if !station.prepare_sleep() {
         return ring.enter(0, None);
     }

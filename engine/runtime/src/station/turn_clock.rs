@@ -5,8 +5,10 @@
 //! middle of a stage looks stalled too; so each longest is kept twice: by the wall, and, where it took long, as the CPU
 //! time that the thread had meanwhile, give or take [`SAMPLE_INTERVAL`].
 //!
-//! Two causes are not stages. *Log* interrupts whatever stage seals a batch, and its time is taken out of that one.
+//! Three causes are special. *Log* interrupts whatever stage seals a batch, and its time is taken out of that one.
 //! *Growth* is the time of the requests of a turn in which the tables reached for new memory, counted once more.
+//! *Kernel* is what the ring driver hands over and takes at a turn's end. The core waits for nothing there, but it
+//! spins on locks: a socket whose other side lost its CPU with the lock in its hands holds up this one.
 //!
 //! Decides nothing: no lease, batch or slice depends on what is measured here (S5).
 
@@ -36,8 +38,10 @@ pub(super) enum Stage {
     Snapshot,
     /// Sealing a batch, changing segments; interrupts any other.
     Log,
-    /// Releasing replies and events, handing bytes to the kernel.
+    /// Releasing replies and events.
     Replies,
+    /// The kernel sends and receives.
+    Kernel,
 }
 
 /// A turn that took longer than all before it, and what it was busy with, in ms of CPU time.
@@ -47,7 +51,8 @@ pub(super) struct SlowTurn {
     spent: [Duration; STAGES.len()],
 }
 
-const STAGES: [&str; 7] = ["requests", "expiry", "compaction", "items", "snapshot", "log", "replies"];
+const STAGES: [&str; 8] =
+    ["requests", "expiry", "compaction", "items", "snapshot", "log", "replies", "kernel"];
 
 impl fmt::Display for SlowTurn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,9 +153,9 @@ impl TurnClock {
         raise(&mut self.stats.growth, wall, cpu);
     }
 
-    /// The turn is over. Told when it was slow, and slower than all before it.
-    pub(super) fn end(&mut self) -> Option<SlowTurn> {
-        let now = self.end_of(Stage::Replies);
+    /// The turn and the last of its stages are over. Told when it was slow, and slower than all before it.
+    pub(super) fn end(&mut self, last: Stage) -> Option<SlowTurn> {
+        let now = self.end_of(last);
         let took = now - self.turn_started;
         let cpu =
             if took >= SAMPLE_INTERVAL { took.min(thread_cpu().saturating_sub(self.turn_cpu)) } else { took };
@@ -201,6 +206,7 @@ impl TurnClock {
             Stage::Snapshot => &mut self.stats.snapshot,
             Stage::Log => &mut self.stats.log,
             Stage::Replies => &mut self.stats.replies,
+            Stage::Kernel => &mut self.stats.kernel,
         }
     }
 }
@@ -241,7 +247,7 @@ mod tests {
         clock.end_of(Stage::Requests);
         work_ms(5);
         clock.end_of(Stage::Expiry);
-        clock.end();
+        clock.end(Stage::Replies);
         let stats = clock.stats();
         assert!(stats.turn.wall_us >= 35_000 && stats.requests.wall_us >= 30_000, "{stats:?}");
         assert!(stats.requests.cpu_us < 15_000 && stats.turn.cpu_us < 20_000, "asleep for 30 ms: {stats:?}");
@@ -257,7 +263,7 @@ mod tests {
         sleep_ms(30);
         clock.end_of_interruption(Stage::Log, since);
         clock.end_of(Stage::Compaction);
-        clock.end();
+        clock.end(Stage::Replies);
         let stats = clock.stats();
         assert!(stats.log.wall_us >= 30_000, "{stats:?}");
         assert!(stats.compaction.wall_us < 20_000, "the log's: {stats:?}");
@@ -274,7 +280,7 @@ mod tests {
             if grows {
                 clock.grew();
             }
-            clock.end();
+            clock.end(Stage::Replies);
         }
         let stats = clock.stats();
         assert!(stats.requests.wall_us >= 12_000, "{stats:?}");
@@ -291,7 +297,7 @@ mod tests {
                 clock.end_of(Stage::Requests);
                 work_ms(ms);
                 clock.end_of(Stage::Items);
-                clock.end().map(|slow| slow.to_string())
+                clock.end(Stage::Replies).map(|slow| slow.to_string())
             })
             .collect();
         let slow = told[1].as_ref().expect("20 ms are slow");

@@ -234,6 +234,7 @@ fn turn_numbers(index: u16, turns: &TurnStats) -> impl Iterator<Item = InfoNumbe
         turns.snapshot,
         turns.log,
         turns.replies,
+        turns.kernel,
     ];
     TURN_CAUSES.into_iter().zip(longest).flat_map(move |(cause, longest)| {
         [(cause.wall, longest.wall_us), (cause.cpu, longest.cpu_us)].map(|(tag, value)| InfoNumber {
