@@ -189,13 +189,23 @@ impl Client {
 
     /// Keeps a lease alive that somebody else made: renews it once, then as [`Client::keep`].
     ///
+    /// Asks for the token before and after that renewal: an ID that a client chose may change hands in between, and the
+    /// token that fences the lease must be that of the one that was renewed. The same before and after: it was that one,
+    /// because no token comes back.
+    ///
     /// # Errors
     /// [`tenure_protocol::Refusal::NotFound`] when it has ended, and others of [`Error`].
     pub async fn keep_alive(&self, id: LeaseId) -> Result<KeptLease, Error> {
-        let token = self.time_to_live(id).await?.token;
-        let renewed = self.renew(id).await?;
-        let (ttl_ms, valid_until) = (renewed.ttl_ms, renewed.valid_until);
-        Ok(self.keep(&Lease { id, token, ttl_ms, raised: false, valid_until }))
+        let mut before = self.time_to_live(id).await?.token;
+        loop {
+            let renewed = self.renew(id).await?;
+            let token = self.time_to_live(id).await?.token;
+            if token == before {
+                let (ttl_ms, valid_until) = (renewed.ttl_ms, renewed.valid_until);
+                return Ok(self.keep(&Lease { id, token, ttl_ms, raised: false, valid_until }));
+            }
+            before = token;
+        }
     }
 }
 

@@ -90,6 +90,19 @@ async fn a_lease_of_somebody_else_can_be_kept() {
     assert_eq!(missing.refusal(), Some(Refusal::NotFound));
 }
 
+/// The token of the handle fences the lease that is kept, not the one that had the ID a moment before.
+#[tokio::test]
+async fn a_lease_that_changes_hands_is_kept_under_its_own_token() {
+    let peer = Peer::start(1).await;
+    let client = connect(&peer).await;
+    let lease = client.grant(3_000).await.unwrap();
+    peer.script(request::TIME_TO_LIVE, &[Misfortune::ChangeHands, Misfortune::ChangeHands]);
+    let kept = connect(&peer).await.keep_alive(lease.id).await.unwrap();
+    let now = client.time_to_live(lease.id).await.unwrap();
+    assert_ne!(now.token, lease.token);
+    assert_eq!(kept.token(), now.token);
+}
+
 #[tokio::test]
 async fn a_held_lease_is_replaced_when_it_is_lost() {
     let peer = Peer::start(2).await;

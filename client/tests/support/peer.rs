@@ -28,6 +28,8 @@ pub(crate) enum Misfortune {
     GoAway,
     /// An answer about another number of entries than was asked.
     Miscount,
+    /// Answered; then every lease ends, and somebody else is granted one of the same ID.
+    ChangeHands,
 }
 
 #[derive(Clone, Debug)]
@@ -205,6 +207,10 @@ impl Session {
             Some(Misfortune::GoAway) => {
                 encode::reply::go_away(out, Refusal::ShuttingDown, 0, "scripted");
                 return true;
+            }
+            Some(Misfortune::ChangeHands) => {
+                self.answer(&request, &mut world, request_id, out);
+                world.change_hands();
             }
             Some(Misfortune::Miscount) => {
                 encode::reply::renew_batch(out, request_id, 1_000_000, std::iter::empty());
@@ -417,6 +423,14 @@ impl World {
         self.ends.push(End { position: self.position, shard, id, token: lease.token });
         self.position += 16;
         Some(lease)
+    }
+
+    /// The position of the end is the token of the next holder.
+    fn change_hands(&mut self) {
+        for (id, former) in self.leases.clone() {
+            self.end(id);
+            self.leases.insert(id, PeerLease { token: self.position, ..former });
+        }
     }
 
     /// Pages of three leases; the cursor is the last ID + 1.
