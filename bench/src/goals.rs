@@ -62,6 +62,9 @@ pub struct GoalsArgs {
     /// this program, and the peers installed (bench/compare/install-peers.sh)
     #[arg(long)]
     pub peers: bool,
+    /// Append the lines of tenure-compare to this file, as its own --json-out does: docs/benchmarks-peers.md is made from them
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    pub peers_json_out: Option<PathBuf>,
     /// Leases of the row "live leases"; 0 to leave it out [default: 100000000, or what half of the memory holds]
     #[arg(long, value_name = "N")]
     pub live_leases: Option<u64>,

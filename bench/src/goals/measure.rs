@@ -225,7 +225,7 @@ impl<'a> Measuring<'a> {
     }
 
     fn peers(&mut self) {
-        let found = self.part("peers", |m| peers::measure(&m.exe, m.args.quick, &m.place));
+        let found = self.part("peers", |m| peers::measure(&m.exe, &m.place, m.args));
         self.goals.peers = found.unwrap_or_default();
         self.goals.interrupted |= interrupt::is_interrupted();
         let problems = peers::problems(&self.goals.peers);

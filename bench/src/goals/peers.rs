@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+use super::GoalsArgs;
 use super::rows::Unit;
 use super::table::text;
 use crate::interrupt;
@@ -102,12 +103,15 @@ const COMPARED: [Compared; 14] = [
 ///
 /// # Errors
 /// When there is no such program, or it measured nothing.
-pub(super) fn measure(server_exe: &Path, quick: bool, place: &Path) -> anyhow::Result<Vec<PeerRow>> {
+pub(super) fn measure(server_exe: &Path, place: &Path, args: &GoalsArgs) -> anyhow::Result<Vec<PeerRow>> {
     let mut command = Command::new(find(server_exe)?);
     command.args(["run", "--json", "--data-dir"]).arg(place);
     command
         .args(server_exe.parent().into_iter().flat_map(|beside| ["--bin-dir".as_ref(), beside.as_os_str()]));
-    command.args(quick.then_some("--quick"));
+    command.args(args.quick.then_some("--quick"));
+    if let Some(file) = &args.peers_json_out {
+        command.arg("--json-out").arg(file);
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
