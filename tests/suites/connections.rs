@@ -452,3 +452,42 @@ fn receive_buffers_cost_no_memory_before_they_are_used() {
         (ring.resident_bytes() < glommio.resident_bytes() + 3 * (4 << 20)).then_some(())
     });
 }
+
+/// The ring driver begins with 64 receive buffers of 16 KiB a core: here 200 connections have something in their sockets, and one has
+/// more than all those buffers hold, when the core gets to look.
+#[test]
+fn more_arrives_at_once_than_there_are_receive_buffers() {
+    for driver in DRIVERS {
+        let server = ServerOptions::new(BINARY).driver(driver).shards(1).start();
+        let mut wires: Vec<Wire> = (0..200).map(|_| Wire::connect(server.address()).unwrap()).collect();
+        let id = wires[0].grant(LONG_MS).id;
+        for _ in 0..2 {
+            server.pause();
+            for wire in &mut wires {
+                wire.send(&Request::Renew { id }).unwrap();
+            }
+            for _ in 0..50_000 {
+                wires[0].queue(&Request::Renew { id });
+            }
+            std::thread::scope(|scope| {
+                // More than a socket takes while nobody reads.
+                let (first, others) = wires.split_first_mut().unwrap();
+                let rest = scope.spawn(|| first.flush().map(|()| first));
+                server.resume();
+                for wire in others {
+                    assert!(
+                        matches!(wire.receive().unwrap().response(), Response::Renewed { .. }),
+                        "{driver}"
+                    );
+                }
+                let first = rest.join().unwrap().unwrap();
+                for _ in 0..50_001 {
+                    assert!(
+                        matches!(first.receive().unwrap().response(), Response::Renewed { .. }),
+                        "{driver}"
+                    );
+                }
+            });
+        }
+    }
+}

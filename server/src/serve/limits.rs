@@ -41,9 +41,12 @@ pub const BACKLOG: i32 = 4_096;
 /// a fetch from memory 100 ns.
 pub const PREFETCH_FRAMES: usize = 24;
 
-/// Buffers that a core's connections receive into, and their size: 16 MiB of address space, of
-/// which only what arrives is ever touched. One buffer per connection with data in a turn.
+/// Buffers that a core's connections receive into, at most: 16 MiB of address space, of which only what
+/// arrives is ever touched. One buffer per connection with data in a turn.
 pub const RECEIVE_BUFFER_COUNT: u16 = 1_024;
+/// How many of them are in use at first, 1 MiB: twice as many whenever they did not suffice. The kernel goes round all
+/// that are in use, and few stay in the cache.
+pub const RECEIVE_BUFFER_COUNT_FIRST: u16 = 64;
 /// Bytes of one receive buffer: about 800 Renew frames.
 pub const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
 
@@ -78,6 +81,7 @@ pub const EVENT_BYTES_AHEAD: usize = 1 << 20;
 /// share, [`EVENT_BYTES_AHEAD`], takes about as long.
 pub const EVENTS_SLICE: Duration = Duration::from_millis(1);
 
+const _: () = assert!(RECEIVE_BUFFER_COUNT_FIRST <= RECEIVE_BUFFER_COUNT);
 const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT <= 1 << 15);
 const _: () = assert!(
     tenure_core::limits::ENDED_ITEMS_BYTES_PER_CALL + tenure_core::limits::ITEM_BYTES_MAX + 128

@@ -210,6 +210,9 @@ impl RingDriver {
                 self.front.with(key, Session::peer_closed);
             }
             error => {
+                if -error == libc::ENOBUFS {
+                    pool.ran_out();
+                }
                 link.broken |=
                     !matches!(-error, libc::ENOBUFS | libc::ECANCELED | libc::EAGAIN | libc::EINTR);
                 self.front.with(key, |_| {});
@@ -356,7 +359,8 @@ impl RingDriver {
 }
 
 fn receive_pool(ring: &Ring) -> std::io::Result<Pool> {
-    Pool::new(ring, limits::RECEIVE_BUFFER_COUNT, limits::RECEIVE_BUFFER_BYTES)
+    let (first, count) = (limits::RECEIVE_BUFFER_COUNT_FIRST, limits::RECEIVE_BUFFER_COUNT);
+    Pool::new(ring, first, count, limits::RECEIVE_BUFFER_BYTES)
 }
 
 impl RingService for RingDriver {
@@ -399,7 +403,7 @@ impl RingService for RingDriver {
 
     fn flush(&mut self, ring: &mut Ring, station: &mut Station) {
         self.front.finish_turn(station);
-        if let Some(pool) = &self.pool {
+        if let Some(pool) = &mut self.pool {
             pool.publish();
         }
         let mut touched = std::mem::take(&mut self.touched);

@@ -2,7 +2,8 @@
 //!
 //! [`Pool`] is the ring of receive buffers that all connections of a core share: the kernel takes a
 //! buffer when bytes arrive and says which in the completion; the driver looks at it and gives it
-//! back. [`Outbox`] is the buffer of one connection's send, which cannot be touched while the kernel
+//! back. The kernel goes round all the buffers that it has, so it gets few, which stay in the cache, and more when a
+//! turn has needed more. [`Outbox`] is the buffer of one connection's send, which cannot be touched while the kernel
 //! may read it. The rest are submissions that point to no memory.
 //!
 //! A buffer is owned by the kernel or by the driver, never by both: it changes hands by `give_back`
@@ -26,23 +27,29 @@ pub(super) struct Pool {
     memory: Mapping,
     count: u16,
     buffer_bytes: usize,
+    /// Buffers in use, by the kernel or the driver: the first so many.
+    lent: u16,
+    /// The buffers ran out since the last [`publish`](Pool::publish).
+    ran_out: bool,
     /// Where the next buffer given back goes; the kernel sees it when published.
     tail: u16,
 }
 
 impl Pool {
-    /// Makes `count` buffers (a power of two) and registers them with `ring`, which must outlive the
-    /// pool's use.
+    /// Makes room for `count` buffers (a power of two) and registers it with `ring`, which must outlive the
+    /// pool's use. The kernel gets `first` of them to begin with.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub(super) fn new(ring: &Ring, count: u16, buffer_bytes: usize) -> std::io::Result<Pool> {
+    pub(super) fn new(ring: &Ring, first: u16, count: u16, buffer_bytes: usize) -> std::io::Result<Pool> {
         assert!(count.is_power_of_two() && count <= 1 << 15, "S8 bounded: a buffer ring has 2^n entries");
         let mut pool = Pool {
             entries: Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?,
             memory: Mapping::new(usize::from(count) * buffer_bytes)?,
             count,
             buffer_bytes,
+            lent: 0,
+            ran_out: false,
             tail: 0,
         };
         // SAFETY: the address is that of `count` zeroed, page-aligned entries. They stay where they are
@@ -51,11 +58,21 @@ impl Pool {
             let address = pool.entries.address() as u64;
             ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0)?;
         }
-        for id in 0..count {
-            pool.give_back(id);
-        }
+        pool.lend(first);
         pool.publish();
         Ok(pool)
+    }
+
+    /// Brings so many more buffers into use, as far as there are more.
+    fn lend(&mut self, more: u16) {
+        let from = self.lent;
+        self.lent = from.saturating_add(more).min(self.count);
+        (from..self.lent).for_each(|id| self.give_back(id));
+    }
+
+    /// Notes that a receive found no buffer: there are twice as many from the next [`publish`](Pool::publish) on.
+    pub(super) fn ran_out(&mut self) {
+        self.ran_out = true;
     }
 
     /// Takes the buffers back from a ring on which nothing receives.
@@ -68,7 +85,7 @@ impl Pool {
 
     /// The bytes that a receive put into buffer `id`.
     pub(super) fn received(&self, id: u16, len: usize) -> &[u8] {
-        assert!(id < self.count && len <= self.buffer_bytes, "the kernel names a buffer that it was given");
+        assert!(id < self.lent && len <= self.buffer_bytes, "the kernel names a buffer that it was given");
         // SAFETY: in bounds by the assertion, initialised (mapped zeroed). A completion named this
         // buffer, so the kernel has let go of it until it is given back, which needs `&mut self`.
         unsafe {
@@ -79,7 +96,7 @@ impl Pool {
 
     /// Returns buffer `id` to the kernel with the next [`publish`](Pool::publish).
     pub(super) fn give_back(&mut self, id: u16) {
-        assert!(id < self.count, "the kernel names a buffer that it was given");
+        assert!(id < self.lent, "the kernel names a buffer that it was given");
         let place = usize::from(self.tail & (self.count - 1));
         // SAFETY: both offsets are in bounds. The kernel reads entries below the published tail only,
         // and this one is at it; the tail's own field (in entry 0) is not written here.
@@ -97,7 +114,10 @@ impl Pool {
     }
 
     /// Lets the kernel see the buffers given back.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
+        if std::mem::take(&mut self.ran_out) {
+            self.lend(self.lent);
+        }
         // SAFETY: the tail's field lies in the first entry, is aligned for u16, and is shared with the
         // kernel as an atomic: release, so that the entries before it are seen first.
         unsafe {
