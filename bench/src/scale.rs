@@ -243,6 +243,20 @@ impl Scale {
         }
         cells
     }
+
+    /// CPU time of a renewal in batches over the number of leases, as a chart that viewers of Markdown draw (Mermaid).
+    pub(crate) fn chart(&self) -> Option<String> {
+        let leases: Vec<String> =
+            self.steps.iter().map(|step| format!("\"{}\"", human::count(step.plan.leases as f64))).collect();
+        let ns: Option<Vec<f64>> = self.steps.iter().map(|step| phase(step, "renew-batch")).collect();
+        let ns: Vec<String> = ns?.iter().map(|ns| format!("{ns:.1}")).collect();
+        Some(format!(
+            "```mermaid\nxychart-beta\n    title \"renewal in batches of 256, CPU of the server\"\n    x-axis \"leases\" [{}]\n    \
+             y-axis \"ns\"\n    line [{}]\n```",
+            leases.join(", "),
+            ns.join(", ")
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -282,5 +296,10 @@ mod tests {
         assert!(cells.iter().all(|row| row.len() == 3));
         assert_eq!(cells[1], ["renew, CPU", "158 ns", "158 ns"]);
         assert!(scale.to_text().contains("158 ns"));
+        assert_eq!(scale.chart(), None, "no renewals in batches in these steps");
+        let mut batches = scale;
+        batches.steps.iter_mut().for_each(|step| step.rows[0].phase = "renew-batch".to_owned());
+        let ns = batches.steps[0].rows[0].server_cpu_ns.unwrap();
+        assert!(batches.chart().unwrap().contains(&format!("line [{ns:.1}, {ns:.1}]")));
     }
 }

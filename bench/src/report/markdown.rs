@@ -21,7 +21,8 @@ pub(super) fn render(lines: &[Line]) -> String {
          CPU per operation is the server's, user and system, from the kernel: it is the figure that survives \
          a shared machine. A *floor* is what the machine can do at all, measured in the same run: the same \
          work without a lease engine in it. Rows that miss their goal are shown as missed.\n\n\
-         Other pages: [beside etcd, Redis, Valkey and memcached](benchmarks-peers.md), [the parts](benchmarks-core.md), \
+         Other pages: [why what is missed is missed](profiles.md), \
+         [beside etcd, Redis, Valkey and memcached](benchmarks-peers.md), [the parts](benchmarks-core.md), \
          [what more cores and a billion leases would need](scaling.md).\n",
     );
     // Goals first, whatever was run first.
@@ -179,6 +180,9 @@ fn scale_section(out: &mut String, scale: &Scale) {
         "`tenure bench scale --to {most}`: one shard on one core, for each number of leases.\n"
     );
     table(out, &scale.cells());
+    if let Some(chart) = scale.chart() {
+        let _ = writeln!(out, "\n{chart}");
+    }
 }
 
 fn run_section(out: &mut String, report: &Report) {

@@ -74,11 +74,10 @@ pub const SCATTERED_MAX: usize = 65_536;
 /// Subscriptions that one connection may hold.
 pub const SUBSCRIPTIONS_PER_SESSION: usize = 1_024;
 
-/// Bytes of events put into a connection's send buffer at a time.
-pub const EVENT_BYTES_AHEAD: usize = 1 << 20;
+/// Bytes of events put into a connection's send buffer at a time: 16,000 ends, some 200 µs of work.
+pub const EVENT_BYTES_AHEAD: usize = 256 << 10;
 
-/// How long a core encodes events in one turn before it looks at its requests again. One subscriber's
-/// share, [`EVENT_BYTES_AHEAD`], takes about as long.
+/// How long a core encodes events in one turn before it looks at its requests again: the shares of a few subscribers.
 pub const EVENTS_SLICE: Duration = Duration::from_millis(1);
 
 const _: () = assert!(RECEIVE_BUFFER_COUNT_FIRST <= RECEIVE_BUFFER_COUNT);
