@@ -39,12 +39,28 @@ pub(crate) fn gap(span: Duration) -> StallRow {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
+    /// More threads than CPUs: the loop is kept from going on, and has no CPU time meanwhile.
     #[test]
-    fn a_gap_has_a_length_and_its_cpu_time_is_no_longer() {
-        let found = gap(Duration::from_millis(200));
-        assert!(found.wall_us < 60_000_000 && found.cpu_us <= found.wall_us, "{found:?}");
-        assert_eq!(found.cause, "empty loop, 0 s");
+    fn a_gap_is_seen_and_told_apart_from_work() {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        let done = AtomicBool::new(false);
+        let found = std::thread::scope(|scope| {
+            for _ in 0..3 * cpus {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let mut gaps = std::iter::repeat_with(|| gap(Duration::from_millis(50))).take(200);
+            let found = gaps.find(|found| found.wall_us >= 1_000 && found.cpu_us < found.wall_us);
+            done.store(true, Ordering::Relaxed);
+            found
+        });
+        assert_eq!(found.expect("three threads for each CPU and never a gap").cause, "empty loop, 0 s");
     }
 }

@@ -182,8 +182,10 @@ impl<'a> Measuring<'a> {
         };
         let touch_1m_ns = self.part("floor: memory, 1 M", |m| touch(m, m.sizes.leases));
         let touch_10m_ns = self.part("floor: memory, 10 M", |m| touch(m, m.sizes.large));
-        let live = self.sizes.live.max(1);
-        let touch_live_ns = self.part("floor: memory, live leases", |m| touch(m, live));
+        let touch_live_ns = match self.sizes.live {
+            0 => None,
+            live => self.part("floor: memory, live leases", |m| touch(m, live)),
+        };
         let wake = self.part("floor: wake", |m| on_cpu(m.server_cpu, || wake::wake(m.sizes.wakes)));
         let replay = |m: &Self| on_cpu(m.server_cpu, || in_process::replay(m.sizes.large as usize));
         self.goals.floors = Floors {

@@ -194,8 +194,8 @@ fn requests(goals: &Goals) -> Vec<GoalRow> {
     let (floors, million) = (&goals.floors, goals.million.as_ref());
     let cpu = |name| phase(million, name).and_then(|row| row.server_cpu_ns);
     let rate = |name| phase(million, name).map(|row| row.per_second);
-    let (deep, one, batch) = (floors.echo_deep, floors.echo_one, floors.echo_batch);
-    let per_lease = batch.zip(floors.touch_1m_ns).map(|(echo, touch)| echo.server_ns / 256.0 + touch);
+    let (deep, one) = (floors.echo_deep, floors.echo_one);
+    let per_lease = batched_ns(goals, floors.touch_1m_ns);
     let grants = logged_per_second(goals, GRANT_BYTES);
     let grant1 = phase(million, "grant1").and_then(|row| ns(row.latency, |q| q.p50_ns));
     let small = floors.commit_small.map(|commits| commits.p50_ns as f64);
@@ -247,6 +247,11 @@ fn requests(goals: &Goals) -> Vec<GoalRow> {
             ],
         ),
     ]
+}
+
+/// A lease's share of the echo of a frame of 256, and the touch of its record.
+fn batched_ns(goals: &Goals, touch_ns: Option<f64>) -> Option<f64> {
+    goals.floors.echo_batch.zip(touch_ns).map(|(echo, touch_ns)| echo.server_ns / 256.0 + touch_ns)
 }
 
 fn in_process(goals: &Goals) -> GoalRow {
@@ -323,11 +328,7 @@ fn sizes(goals: &Goals) -> Vec<GoalRow> {
     let survived = live.and_then(|report| report.restarts.first()).map(|row| row.leases as f64);
     let rate = |name| phase(live, name).map(|row| row.per_second);
     let ended = lateness(live, "storm").map(|row| row.per_second);
-    let floors = &goals.floors;
-    let renewals = floors
-        .echo_batch
-        .zip(floors.touch_live_ns)
-        .map(|(echo, touch)| 1e9 / (echo.server_ns / 256.0 + touch));
+    let renewals = batched_ns(goals, goals.floors.touch_live_ns).map(|ns| 1e9 / ns);
     vec![
         row(
             "memory per live lease, no items, 10 M",

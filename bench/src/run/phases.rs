@@ -20,8 +20,8 @@ use crate::tally::Tally;
 
 /// Leases of the fill that are not measured.
 const FIRST_LEASES: u64 = 4 * FILL_BATCH as u64;
-/// Renewals of these, for each core: at 8 bytes one, enough to go through the 16 MiB of receive buffers of the ring driver
-/// with a quarter to spare.
+/// Renewals of these, for each core: enough to touch whatever the ring driver will use of its receive buffers, 8 bytes for
+/// each and a quarter to spare, were it all 16 MiB.
 const FIRST_RENEWALS: u64 = (16 << 20) / 8 * 5 / 4;
 /// Longest time for a phase that is bounded by its count.
 pub(super) const COUNTED: Duration = DURATION_MAX;

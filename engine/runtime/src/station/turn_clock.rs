@@ -54,6 +54,8 @@ pub(super) struct SlowTurn {
 const STAGES: [&str; 8] =
     ["requests", "expiry", "compaction", "items", "snapshot", "log", "replies", "kernel"];
 
+const _: () = assert!(Stage::Kernel as usize + 1 == STAGES.len(), "a name for each stage, in their order");
+
 impl fmt::Display for SlowTurn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
