@@ -54,8 +54,19 @@ pub const LOG_BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Leases one `expire` call may visit. About 10–40 µs of work.
 pub const EXPIRE_BUDGET: usize = 1_024;
 
-/// Time a turn may spend on expiry and upkeep before requests are looked at again (L3), in µs.
+/// Most time a turn may spend on expiry and upkeep before requests are looked at again (L3), in µs.
 pub const BACKGROUND_TURN_US_MAX: u64 = 300;
+
+/// Least time for the same, while there is something to do: about one call of `expire`, in µs.
+pub const BACKGROUND_TURN_US_MIN: u64 = 60;
+
+/// And at least one in so many of the turn.
+pub const BACKGROUND_TURN_SHARE: u32 = 6;
+
+/// How long a turn with expiry and upkeep is to last as a whole, requests, log, events and the kernel's part included, in µs:
+/// whoever asks for something then waits for half of it on average. Shorter turns end fewer leases, because each has
+/// its system calls and carries fewer answers in each packet.
+pub const TURN_US_AIM: u64 = 500;
 
 /// The same where the clock stands still in a turn, in calls of `expire`: about as much work.
 pub const BACKGROUND_TURN_STEPS: u32 = 8;
@@ -88,4 +99,5 @@ const _: () = assert!(BATCH_IDS_MAX * 32 <= LOG_BACKLOG_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_SEAL * 4 <= LOG_BACKLOG_BYTES_MAX);
 const _: () = assert!(INBOX_MESSAGES_PER_TURN <= INBOX_MESSAGES_MAX);
 const _: () = assert!(TURN_INBOX_US_MAX < TURN_REQUESTS_US_MAX);
+const _: () = assert!(BACKGROUND_TURN_US_MIN <= BACKGROUND_TURN_US_MAX);
 const _: () = assert!(PAUSE_GRACE_MS < PAUSE_MS_MIN);

@@ -41,11 +41,13 @@ mod background;
 mod pause;
 #[cfg(feature = "simulation")]
 mod simulated;
+mod slice;
 #[cfg(test)]
 mod tests;
 mod turn_clock;
 
 use pause::PauseWatch;
+use slice::Slice;
 use turn_clock::{Stage, TurnClock};
 
 /// How long a shell may let the core sleep.
@@ -93,6 +95,7 @@ pub struct Station {
     background_held: bool,
     /// This turn began with expiry: the next one that could begins with requests.
     background_first: bool,
+    slice: Slice,
     turn_clock: TurnClock,
 }
 
@@ -125,6 +128,7 @@ impl Station {
             arrived: VecDeque::new(),
             peers: Peers::new(index, Arc::clone(&shared.inboxes)),
             shared,
+            slice: Slice::default(),
             turn_clock: TurnClock::new(clock.is_host()),
             clock,
             now,
@@ -237,6 +241,18 @@ impl Station {
             && self.turn_clock.turn_so_far() >= Duration::from_micros(limits::TURN_REQUESTS_US_MAX)
     }
 
+    /// Whether the turn's end will take long, compared with what most requests take: leases are expiring, or a snapshot is under way.
+    #[must_use]
+    pub fn will_be_long(&self) -> bool {
+        self.background_more || self.snapshotting.is_imaging()
+    }
+
+    /// Sends peers what they should get before a long end of the turn; the shell sends answers next.
+    pub fn requests_done(&mut self) {
+        self.turn_clock.end_of(Stage::Requests);
+        self.peers.flush();
+    }
+
     /// Ends a turn: expires and keeps up within a time slice (L3), seals the batch when it is worth
     /// it, releases what became durable, sends what peers should get.
     pub fn end_turn(&mut self) {
@@ -254,8 +270,16 @@ impl Station {
         self.turn_clock.end_of(Stage::Replies);
     }
 
+    /// Notes that the kernel has taken what there was to send, in mid-turn.
+    pub fn kernel_done(&mut self) {
+        self.turn_clock.end_of(Stage::Kernel);
+    }
+
     /// Notes that the turn is over: the kernel has taken what there was, or the core is about to sleep.
     pub fn turn_done(&mut self) {
+        if self.background_more && self.clock.is_host() {
+            self.slice.turn_took(self.turn_clock.turn_so_far());
+        }
         if let Some(slow) = self.turn_clock.end(Stage::Kernel) {
             tracing::info!(shard = self.index.0, "the longest turn so far: {slow}");
         }

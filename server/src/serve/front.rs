@@ -175,7 +175,7 @@ impl Front {
     }
 
     /// Takes the answers that are ready to their sessions.
-    fn collect(&mut self, station: &mut Station) {
+    pub(crate) fn collect(&mut self, station: &mut Station) {
         let mut ready = std::mem::take(&mut self.ready);
         station.take_ready(&mut ready);
         for (ticket, reply) in ready.drain(..) {

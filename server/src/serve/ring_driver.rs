@@ -239,6 +239,16 @@ impl RingDriver {
         }
     }
 
+    /// Does for each connection that something happened to what its session and socket ask for.
+    fn attend_touched(&mut self, ring: &mut Ring, station: &Station) {
+        let mut touched = std::mem::take(&mut self.touched);
+        self.front.take_touched(&mut touched);
+        for key in touched.drain(..) {
+            self.attend(key, ring, station);
+        }
+        self.touched = touched;
+    }
+
     /// Does for a connection what its session and socket ask for.
     fn attend(&mut self, key: u64, ring: &mut Ring, station: &Station) {
         let Some(session) = self.front.looked_at(key) else { return };
@@ -401,17 +411,17 @@ impl RingService for RingDriver {
         self.mind_listeners(ring);
     }
 
+    fn answer(&mut self, ring: &mut Ring, station: &mut Station) {
+        self.front.collect(station);
+        self.attend_touched(ring, station);
+    }
+
     fn flush(&mut self, ring: &mut Ring, station: &mut Station) {
         self.front.finish_turn(station);
         if let Some(pool) = &mut self.pool {
             pool.publish();
         }
-        let mut touched = std::mem::take(&mut self.touched);
-        self.front.take_touched(&mut touched);
-        for key in touched.drain(..) {
-            self.attend(key, ring, station);
-        }
-        self.touched = touched;
+        self.attend_touched(ring, station);
     }
 
     fn is_drained(&self) -> bool {

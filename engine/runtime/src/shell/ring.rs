@@ -53,6 +53,8 @@ pub trait RingService {
     fn completion(&mut self, completion: Completion, ring: &mut Ring, station: &mut Station);
     /// Once a turn, after its completions: apply what arrived, take ready replies and parcels.
     fn turn(&mut self, ring: &mut Ring, station: &mut Station);
+    /// Before the station works for itself for long: take ready replies, submit what answers requests, and nothing else.
+    fn answer(&mut self, _ring: &mut Ring, _station: &mut Station) {}
     /// After the station's end of turn: take ready replies, submit what there is to send.
     fn flush(&mut self, ring: &mut Ring, station: &mut Station);
     /// Whether nothing is left to say to anyone; asked once the station is stopping.
@@ -120,6 +122,13 @@ impl Ring {
         self.uring.submitter()
     }
 
+    /// Submits what is queued, and does not look what has completed.
+    fn submit(&mut self) {
+        if !self.uring.submission().is_empty() {
+            settled(self.uring.submit());
+        }
+    }
+
     /// Submits what is queued, lets the kernel deliver completions, waits for `want` of them.
     fn enter(&mut self, want: u32, timeout: Option<Duration>) {
         let result = if want == 0 {
@@ -133,11 +142,7 @@ impl Ring {
         } else {
             self.uring.submit_and_wait(want as usize)
         };
-        match result.map_err(|error| (error.raw_os_error(), error)) {
-            // A timeout, a signal, or a completion queue that must be emptied first: all mean "look again".
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
-            Err((_, error)) => panic!("io_uring_enter: {error}"),
-        }
+        settled(result);
     }
 
     /// Moves completions out of the ring so that the service may submit while it looks at them; first come those
@@ -152,6 +157,14 @@ impl Ring {
             flags: entry.flags(),
         }));
         arrived
+    }
+}
+
+/// A timeout, a signal, or a completion queue that must be emptied first: all mean "look again".
+fn settled(entered: io::Result<usize>) {
+    match entered.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
+        Err((_, error)) => panic!("io_uring_enter: {error}"),
     }
 }
 
@@ -194,6 +207,9 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
         let traffic = !arrived.is_empty();
         take(arrived, &mut ring, &mut station, &mut service);
         service.turn(&mut ring, &mut station);
+        if station.will_be_long() {
+            answer_first(&mut ring, &mut station, &mut service);
+        }
         station.end_turn();
         if let Err(fault) = station.mind_log() {
             super::end_process(&fault);
@@ -211,6 +227,15 @@ pub(crate) fn run<S: RingService>(mut ring: Ring, mut station: Station, mut serv
         }
         wait(&mut ring, &mut station, &service, traffic || last_traffic.elapsed() < spin);
     }
+}
+
+/// Sends what answers the requests of this turn, so that it does not wait for what the station does next (L3).
+fn answer_first<S: RingService>(ring: &mut Ring, station: &mut Station, service: &mut S) {
+    station.requests_done();
+    service.answer(ring, station);
+    station.replies_done();
+    ring.submit();
+    station.kernel_done();
 }
 
 /// Takes completions until the turn has spent its time on them, and leaves the rest for the next one.

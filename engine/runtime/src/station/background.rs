@@ -1,7 +1,5 @@
 //! What a core does of itself in each turn: expiry, upkeep, the clock's records, a snapshot's next step.
 
-use std::time::Duration;
-
 use tenure_core::Time;
 use tenure_planted::Bug;
 
@@ -22,7 +20,7 @@ impl Station {
         if self.background_held || self.journal.is_full() || planted {
             return;
         }
-        let slice = Duration::from_micros(limits::BACKGROUND_TURN_US_MAX);
+        let slice = self.slice.get();
         for step in 1.. {
             let progress = self.shard.expire(self.now, limits::EXPIRE_BUDGET, &mut self.records);
             if progress.ended > 0 || progress.more {

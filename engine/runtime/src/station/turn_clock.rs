@@ -10,7 +10,7 @@
 //! *Kernel* is what the ring driver hands over and takes at a turn's end. The core waits for nothing there, but it
 //! spins on locks: a socket whose other side lost its CPU with the lock in its hands holds up this one.
 //!
-//! Decides nothing: no lease, batch or slice depends on what is measured here (S5).
+//! No lease and no record depends on what is measured here (S5); how long a slice of work lasts may (`slice.rs`).
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -78,8 +78,8 @@ pub(super) struct TurnClock {
     cpu_sampled: Duration,
     /// The thread's CPU time when the turn began, or up to an interval earlier.
     turn_cpu: Duration,
-    /// What the last stage took: by the wall, and of CPU time.
-    last: (Duration, Duration),
+    /// What the requests of this turn took: by the wall, and of CPU time.
+    requests: (Duration, Duration),
     /// CPU time of this turn, by stage.
     spent: [Duration; STAGES.len()],
     stats: TurnStats,
@@ -95,7 +95,7 @@ impl TurnClock {
             sampled: now,
             cpu_sampled: cpu,
             turn_cpu: cpu,
-            last: (Duration::ZERO, Duration::ZERO),
+            requests: (Duration::ZERO, Duration::ZERO),
             spent: [Duration::ZERO; STAGES.len()],
             stats: TurnStats::default(),
         }
@@ -111,6 +111,7 @@ impl TurnClock {
         self.sample(now);
         self.turn_cpu = self.cpu_sampled;
         self.spent = [Duration::ZERO; STAGES.len()];
+        self.requests = (Duration::ZERO, Duration::ZERO);
     }
 
     /// How long the turn has lasted.
@@ -149,9 +150,9 @@ impl TurnClock {
         self.stage_started += took;
     }
 
-    /// The requests that the last stage applied made the tables grow.
+    /// The requests of this turn made the tables grow.
     pub(super) fn grew(&mut self) {
-        let (wall, cpu) = self.last;
+        let (wall, cpu) = self.requests;
         raise(&mut self.stats.growth, wall, cpu);
     }
 
@@ -185,7 +186,9 @@ impl TurnClock {
     #[inline]
     fn charge(&mut self, stage: Stage, took: Duration) {
         let cpu = if took >= SAMPLE_INTERVAL { self.cpu_of(took) } else { took };
-        self.last = (took, cpu);
+        if stage == Stage::Requests {
+            self.requests = (self.requests.0 + took, self.requests.1 + cpu);
+        }
         self.spent[stage as usize] += cpu;
         raise(self.longest(stage), took, cpu);
     }
