@@ -6,6 +6,9 @@ use super::Station;
 use crate::limits;
 use crate::request::{Reply, Request, StationStats, Ticket};
 
+/// How far ahead of a grant in a batch its place among client-chosen IDs is fetched: a miss, at some 100 ns a grant.
+const GRANTS_AHEAD: usize = 8;
+
 impl Station {
     /// Applies one request to this core's shard and sees to its answer.
     pub(super) fn apply(&mut self, ticket: Ticket, request: Request) {
@@ -58,7 +61,12 @@ impl Station {
         let mut after = Position(0);
         let mut results = Vec::with_capacity(grants.len());
         for chunk in grants.chunks(limits::BATCH_CHUNK) {
+            let mut coming = chunk.iter().filter_map(|grant| grant.id);
+            coming.by_ref().take(GRANTS_AHEAD).for_each(|id| self.shard.prefetch(id));
             for grant in chunk {
+                if let Some(id) = coming.next() {
+                    self.shard.prefetch(id);
+                }
                 let answer = self.shard.grant(self.now, grant, &mut self.records);
                 after = after.max(answer.after);
                 results.push(answer.result);
