@@ -38,6 +38,7 @@ use crate::snapshotting::Snapshotting;
 
 mod apply;
 mod background;
+mod disturbances;
 mod pause;
 #[cfg(feature = "simulation")]
 mod simulated;

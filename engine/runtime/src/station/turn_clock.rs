@@ -15,12 +15,14 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::disturbances::Disturbances;
 use crate::request::{Longest, TurnStats};
 
 /// A turn that takes this much CPU time, and more than any before it, is worth a line in the log.
 const SLOW_TURN: Duration = Duration::from_millis(5);
 
-/// How old the last look at the thread's CPU time may be when a turn begins: the look is a system call.
+/// How old the last look at the thread's CPU time, and at what disturbed it, may be when a turn begins: a look is a
+/// system call or two.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a turn is busy with, in this order.
@@ -49,6 +51,8 @@ pub(super) struct SlowTurn {
     cpu: Duration,
     wall: Duration,
     spent: [Duration; STAGES.len()],
+    /// In the turn, or up to an interval before it.
+    disturbed: Disturbances,
 }
 
 const STAGES: [&str; 8] =
@@ -65,7 +69,7 @@ impl fmt::Display for SlowTurn {
             write!(f, "{between}{stage} {:.2}", ms(spent))?;
             between = ", ";
         }
-        Ok(())
+        write!(f, "; {}", self.disturbed)
     }
 }
 
@@ -76,8 +80,10 @@ pub(super) struct TurnClock {
     stage_started: Instant,
     sampled: Instant,
     cpu_sampled: Duration,
+    disturbed_sampled: Disturbances,
     /// The thread's CPU time when the turn began, or up to an interval earlier.
     turn_cpu: Duration,
+    turn_disturbed: Disturbances,
     /// What the requests of this turn took: by the wall, and of CPU time.
     requests: (Duration, Duration),
     /// CPU time of this turn, by stage.
@@ -87,14 +93,16 @@ pub(super) struct TurnClock {
 
 impl TurnClock {
     pub(super) fn new(measures: bool) -> TurnClock {
-        let (now, cpu) = (Instant::now(), thread_cpu());
+        let (now, cpu, disturbed) = (Instant::now(), thread_cpu(), Disturbances::so_far());
         TurnClock {
             measures,
             turn_started: now,
             stage_started: now,
             sampled: now,
             cpu_sampled: cpu,
+            disturbed_sampled: disturbed,
             turn_cpu: cpu,
+            turn_disturbed: disturbed,
             requests: (Duration::ZERO, Duration::ZERO),
             spent: [Duration::ZERO; STAGES.len()],
             stats: TurnStats::default(),
@@ -109,7 +117,7 @@ impl TurnClock {
         self.turn_started = now;
         self.stage_started = now;
         self.sample(now);
-        self.turn_cpu = self.cpu_sampled;
+        (self.turn_cpu, self.turn_disturbed) = (self.cpu_sampled, self.disturbed_sampled);
         self.spent = [Duration::ZERO; STAGES.len()];
         self.requests = (Duration::ZERO, Duration::ZERO);
     }
@@ -166,7 +174,12 @@ impl TurnClock {
         raise(&mut self.stats.turn, took, cpu);
         self.stats.turns += 1;
         let slow = cpu >= SLOW_TURN && self.stats.turn.cpu_us > slowest;
-        slow.then_some(SlowTurn { cpu, wall: took, spent: self.spent })
+        slow.then(|| SlowTurn {
+            cpu,
+            wall: took,
+            spent: self.spent,
+            disturbed: Disturbances::so_far().since(self.turn_disturbed),
+        })
     }
 
     pub(super) fn stats(&self) -> TurnStats {
@@ -179,6 +192,7 @@ impl TurnClock {
         if now - self.sampled >= SAMPLE_INTERVAL {
             self.sampled = now;
             self.cpu_sampled = thread_cpu();
+            self.disturbed_sampled = Disturbances::so_far();
         }
     }
 
@@ -199,6 +213,7 @@ impl TurnClock {
         let cpu = thread_cpu();
         let had = cpu.saturating_sub(self.cpu_sampled);
         (self.sampled, self.cpu_sampled) = (Instant::now(), cpu);
+        self.disturbed_sampled = Disturbances::so_far();
         took.min(had)
     }
 
@@ -307,6 +322,7 @@ mod tests {
             .collect();
         let slow = told[1].as_ref().expect("20 ms are slow");
         assert!(slow.contains(" ms of CPU time in ") && slow.contains("items "), "{slow}");
+        assert!(slow.contains("; preempted "), "{slow}");
         assert!(told[2].is_none(), "6 ms after 20 are nothing new: {told:?}");
     }
 }
