@@ -320,6 +320,22 @@ fn links_between_documents_lead_somewhere() {
     none("a link leads to a file and a heading", &breaches);
 }
 
+/// A merge that keeps both sides can leave a chapter twice.
+#[test]
+fn no_document_says_a_chapter_twice() {
+    let mut breaches = Vec::new();
+    for document in tree::files("", "md") {
+        let mut seen = BTreeSet::new();
+        for chapter in document.text.lines().filter(|line| line.starts_with("## ")) {
+            // The pages that are generated have a section for each run, and two runs may be of the same kind.
+            if !seen.insert(chapter) && !chapter.starts_with("## Run: ") {
+                breaches.push(format!("{}: {chapter}", document.path));
+            }
+        }
+    }
+    none("a document has each chapter once", &breaches);
+}
+
 #[test]
 fn every_dependency_has_its_reason() {
     let manifest = std::fs::read_to_string(tree::root().join("Cargo.toml")).expect("the manifest");

@@ -3,23 +3,45 @@
 //! Ends by itself; the exit code is 0 when every promise held and nothing grew. As its own child, called with
 //! `serve`, it is the server under test: one build makes both.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Parser;
 use tenure_tests::soak::{SoakPlan, run};
 
-const USAGE: &str = "usage: soak [--minutes N] [--seed N] [--samples FILE]";
+/// Keep a durable server under load for long, kill and restart it, hold its promises against it and watch it for growth.
+///
+/// Exit codes: 0 when every promise held and nothing grew, 1 when not, 64 for wrong arguments.
+#[derive(Parser)]
+#[command(name = "soak")]
+struct Arguments {
+    /// How long, in minutes
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
+    /// What the clients do and when the server is killed follow from it
+    #[arg(long, value_name = "N", default_value_t = 2_026)]
+    seed: u64,
+    /// Where the samples go, a line of JSON each second [default: a file in the temporary directory]
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
+}
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("serve") {
         return tenure_server::cli::run(std::env::args_os());
     }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(wrong) => {
+            let _ = wrong.print();
+            return ExitCode::from(if wrong.use_stderr() { 64 } else { 0 });
+        }
+    };
     let binary = std::env::current_exe().expect("this program has a path").to_string_lossy().into_owned();
-    let samples = std::env::temp_dir().join(format!("tenure-soak-{}.jsonl", std::process::id()));
-    let mut plan = SoakPlan { minutes: 60, seed: 2_026, binary, samples };
-    if let Err(wrong) = read_arguments(&mut plan) {
-        eprintln!("{wrong}\n{USAGE}");
-        return ExitCode::from(64);
-    }
+    let samples = arguments
+        .samples
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("tenure-soak-{}.jsonl", std::process::id())));
+    let plan = SoakPlan { minutes: arguments.minutes, seed: arguments.seed, binary, samples };
     // Kept when the run fails, whichever way it does.
     let dir = tempfile::tempdir().expect("a temporary directory").keep();
     println!("{} min, seed {}: {}, {}", plan.minutes, plan.seed, dir.display(), plan.samples.display());
@@ -37,19 +59,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn read_arguments(plan: &mut SoakPlan) -> Result<(), String> {
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
-        let number = || value.parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
-        match name.as_str() {
-            "--minutes" => plan.minutes = number()?.max(1),
-            "--seed" => plan.seed = number()?,
-            "--samples" => plan.samples = value.into(),
-            _ => return Err(format!("unknown argument {name}")),
-        }
-    }
-    Ok(())
 }
