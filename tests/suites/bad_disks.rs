@@ -6,6 +6,7 @@
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tenure_protocol::{Event, Grant, GrantEntry, LeaseId, Position, Refusal, Request, Response, encode, tag};
 use tenure_tests::patience::eventually;
@@ -21,6 +22,7 @@ const BLOCK: usize = 4_096;
 /// Exit codes of `server/src/exit.rs`.
 const DAMAGED: i32 = 65;
 const SYSTEM: i32 = 71;
+const LOG_FAULT: i32 = 74;
 const IN_USE: i32 = 75;
 
 fn options(dir: &Path) -> ServerOptions {
@@ -356,6 +358,66 @@ fn a_full_disk_at_the_start_is_a_clear_error() {
     assert!(ended.said.contains("free some space"), "{}", ended.said);
 }
 
+/// Fills the disk, and then the segments that are ready, until writes are refused by name. Returns how many leases were
+/// granted meanwhile.
+fn fill_up(disk: &SmallDisk, wire: &mut Wire) -> u64 {
+    disk.fill(0).unwrap();
+    let mut granted = 0;
+    eventually("StorageFull", || {
+        let entries = (0..4_096).map(|_| GrantEntry { ttl_ms: LONG_MS, id: LeaseId::NONE });
+        wire.queue_with(|out, id| encode::grant_batch(out, id, 0, entries));
+        wire.flush().unwrap();
+        let reply = wire.receive().unwrap();
+        match reply.response() {
+            Response::GrantBatch(results) => {
+                let refusals: Vec<Refusal> = results.iter().filter_map(Result::err).collect();
+                granted += (results.len() - refusals.len()) as u64;
+                refusals.contains(&Refusal::StorageFull).then_some(())
+            }
+            Response::Refused(refused) if refused.refusal == Refusal::StorageFull => Some(()),
+            other => panic!("{other:?}"),
+        }
+    });
+    granted
+}
+
+/// The end of a lease has no place in the log, and the server is to stop: it waits for room, but not for ever.
+#[test]
+fn a_stop_on_a_full_disk_ends_and_loses_nothing_acknowledged() {
+    for driver in DRIVERS {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(disk) = small_disk(dir.path(), 48 << 20) else { return };
+        let mut server = options(dir.path()).driver(driver).start();
+        let mut wire = Wire::connect(server.address()).unwrap();
+        let lives = wire.grant_with_id(LeaseId(1), LONG_MS).id;
+        // One of these ends soon after the disk is full, however long that takes.
+        let began = Instant::now();
+        let ttls_ms = (1..=60).map(|step| step * 500);
+        for ttl_ms in ttls_ms.clone() {
+            wire.grant_with_id(LeaseId(ttl_ms), ttl_ms);
+        }
+        let granted = fill_up(&disk, &mut wire);
+        let filled_ms = began.elapsed().as_millis() as u64;
+        let ends_ms = ttls_ms.clone().find(|&ttl_ms| ttl_ms > filled_ms + 200).expect("filled within 30 s");
+        std::thread::sleep(Duration::from_millis(ends_ms + 300 - filled_ms));
+        // Dead by now. Whoever asks for it makes its end, which cannot be told before it is in the log.
+        let mut asker = Wire::connect(server.address()).unwrap();
+        asker.send(&Request::Renew { id: LeaseId(ends_ms) }).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(wire.renew(lives), Ok(LONG_MS), "{driver}: the others are not held up");
+
+        let ended = server.terminate();
+        assert_eq!(ended.code, Some(LOG_FAULT), "{driver}: {}", ended.said);
+        assert!(ended.said.contains("there is still no room"), "{driver}: {}", ended.said);
+        disk.relieve().unwrap();
+        let mut server = options(dir.path()).driver(driver).start();
+        let mut wire = Wire::connect(server.address()).unwrap();
+        assert_eq!(wire.renew(lives), Ok(LONG_MS), "{driver}: S3 ack-after-durable");
+        assert!(wire.info(tag::LEASES) > granted, "{driver}: S3 ack-after-durable");
+        assert_eq!(server.terminate().code, Some(0), "{driver}");
+    }
+}
+
 #[test]
 fn a_disk_that_fills_up_refuses_writes_and_recovers_by_itself() {
     for driver in DRIVERS {
@@ -365,23 +427,7 @@ fn a_disk_that_fills_up_refuses_writes_and_recovers_by_itself() {
         let mut wire = Wire::connect(server.address()).unwrap();
         let first = wire.grant_with_id(LeaseId(1), LONG_MS).id;
         let mut acknowledged = 1u64;
-        disk.fill(0).unwrap();
-        // Segments that are ready are used up, then writes are refused by name.
-        eventually("StorageFull", || {
-            let entries = (0..4_096).map(|_| GrantEntry { ttl_ms: LONG_MS, id: LeaseId::NONE });
-            wire.queue_with(|out, id| encode::grant_batch(out, id, 0, entries));
-            wire.flush().unwrap();
-            let reply = wire.receive().unwrap();
-            match reply.response() {
-                Response::GrantBatch(results) => {
-                    let refusals: Vec<Refusal> = results.iter().filter_map(Result::err).collect();
-                    acknowledged += (results.len() - refusals.len()) as u64;
-                    refusals.contains(&Refusal::StorageFull).then_some(())
-                }
-                Response::Refused(refused) if refused.refusal == Refusal::StorageFull => Some(()),
-                other => panic!("{driver}: {other:?}"),
-            }
-        });
+        acknowledged += fill_up(&disk, &mut wire);
         // Reads and renewals go on.
         assert_eq!(wire.renew(first), Ok(LONG_MS), "{driver}");
         assert!(wire.remaining_ms(first).is_some(), "{driver}");

@@ -126,25 +126,25 @@ impl Config {
         Config { data_dir: Some(dir.into()), ..Config::default() }
     }
 
-    /// Refuses settings that cannot work, naming the setting.
+    /// Refuses settings that cannot work, in words that fit a field, a flag and a line in a file.
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         let invalid = |text: &str| Err(OpenError::Config(text.to_owned()));
         if let Some(count) = self.shard_count
             && !(1..=SHARD_COUNT_MAX).contains(&count)
         {
-            return invalid("shard_count must be from 1 to 1024");
+            return invalid("the number of shards must be from 1 to 1024");
         }
         if self.ttl_min.is_zero() || self.ttl_min > self.ttl_max {
-            return invalid("ttl_min must be at least 1 ms and at most ttl_max");
+            return invalid("the least TTL must be at least 1 ms and at most the largest");
         }
         if self.ttl_max.as_millis() > u128::from(tenure_core::limits::TTL_MS_MAX) {
-            return invalid("ttl_max must be at most 9,000,000,000 s");
+            return invalid("the largest TTL must be at most 9,000,000,000 s");
         }
         if self.segment_bytes < 4 << 20 || !self.segment_bytes.is_multiple_of(1 << 20) {
-            return invalid("segment_bytes must be a multiple of 1 MiB and at least 4 MiB");
+            return invalid("the segment size must be a multiple of 1 MiB and at least 4 MiB");
         }
         if self.checkpoint_interval.is_some_and(|interval| interval < Duration::from_secs(1)) {
-            return invalid("checkpoint_interval must be at least 1 s");
+            return invalid("the checkpoint interval must be at least 1 s");
         }
         if matches!(self.durability, Durability::Interval(interval) if interval < Duration::from_millis(1)) {
             return invalid("the sync interval of durability must be at least 1 ms");

@@ -5,6 +5,7 @@
 //! [`Durability`]: at the default it is what completed in order with O_DSYNC (S3).
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,8 +40,8 @@ pub(crate) struct DiskJournal {
     synced_at: Duration,
     syncing: bool,
     sync_wanted: bool,
-    /// The engine is stopping: nothing may stay unsynced.
-    flushing: bool,
+    /// The engine is stopping since then, on `watch`: nothing may stay unsynced.
+    flushing_since: Option<Duration>,
     commits: u64,
     commit_bytes: u64,
 }
@@ -66,7 +67,7 @@ impl Journal {
             watch,
             syncing: false,
             sync_wanted: false,
-            flushing: false,
+            flushing_since: None,
             commits: 0,
             commit_bytes: 0,
         }))
@@ -162,7 +163,7 @@ impl Journal {
     /// Brings everything to disk before the engine stops.
     pub(crate) fn flush(&mut self) {
         if let Journal::Disk(disk) = self {
-            disk.flushing = true;
+            disk.flushing_since = Some(disk.watch.elapsed());
         }
     }
 
@@ -198,7 +199,7 @@ impl Journal {
     pub(crate) fn is_idle(&self) -> bool {
         match self {
             Journal::Memory { .. } => true,
-            Journal::Disk(disk) => disk.writer.is_idle() && !(disk.flushing && disk.is_unsynced()),
+            Journal::Disk(disk) => disk.writer.is_idle() && !(disk.is_flushing() && disk.is_unsynced()),
         }
     }
 
@@ -262,7 +263,12 @@ impl DiskJournal {
         while let Some(event) = self.keeper.poll() {
             match event {
                 KeeperEvent::SegmentReady(segment) => self.writer.offer_segment(segment),
-                KeeperEvent::SegmentRefused(_) => self.writer.segment_refused(),
+                KeeperEvent::SegmentRefused { dir, error } => {
+                    self.writer.segment_refused();
+                    if self.gives_up() {
+                        return Err(no_room(dir, self.writer.queued_bytes(), &error));
+                    }
+                }
                 KeeperEvent::Synced(through) => {
                     self.writer.synced(through);
                     self.syncing = false;
@@ -276,6 +282,17 @@ impl DiskJournal {
         Ok(heard)
     }
 
+    fn is_flushing(&self) -> bool {
+        self.flushing_since.is_some()
+    }
+
+    /// Whether the engine has been stopping for so long that what has no room will not get it any more.
+    fn gives_up(&self) -> bool {
+        let patience = Duration::from_millis(limits::STOP_FULL_MS);
+        let waited = self.flushing_since.is_some_and(|since| self.watch.elapsed() - since >= patience);
+        waited && !self.writer.is_idle()
+    }
+
     /// Whether something is written that a crash of the machine could undo.
     fn is_unsynced(&self) -> bool {
         self.writer.acknowledged() > self.writer.durable()
@@ -283,7 +300,7 @@ impl DiskJournal {
 
     fn mind_syncs(&mut self) {
         let due = self.next_sync() == Some(Duration::ZERO);
-        if self.syncing || !self.is_unsynced() || !(due || self.sync_wanted || self.flushing) {
+        if self.syncing || !self.is_unsynced() || !(due || self.sync_wanted || self.is_flushing()) {
             return;
         }
         self.sync_wanted = false;
@@ -308,6 +325,12 @@ impl DiskJournal {
         self.sync_wanted |= !on_disk && self.durability != Durability::Always;
         on_disk
     }
+}
+
+/// Records that are sealed and have no place to be written to when the engine stops.
+fn no_room(path: PathBuf, length: usize, error: &io::Error) -> LogFault {
+    let reason = format!("there is still no room for the next segment, and the engine is stopping: {error}");
+    LogFault { path, offset: 0, length, reason }
 }
 
 impl Drop for DiskJournal {

@@ -89,6 +89,10 @@ pub const PAUSE_MS_MIN: u64 = 200;
 /// How long expiry waits after a detected pause so that queued renewals are read first, in ms.
 pub const PAUSE_GRACE_MS: u64 = 50;
 
+/// How long a stopping engine waits for a full disk to have room again, in ms: as long as a server gives its clients to
+/// take their last replies. What then has no place in the log was not acknowledged, and the process says so by its end.
+pub const STOP_FULL_MS: u64 = 5_000;
+
 /// Most shards of one engine. The ID rule leaves each of 1,024 shards 2^25 generations per slot.
 pub const SHARD_COUNT_MAX: u16 = 1_024;
 

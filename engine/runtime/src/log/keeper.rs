@@ -17,6 +17,7 @@
 //! [`KeeperEvent::SegmentRefused`] says so once per attempt.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -54,7 +55,12 @@ pub enum KeeperEvent {
     /// The segment asked for: to [`LogWriter::offer_segment`].
     SegmentReady(Arc<SegmentFile>),
     /// The segment cannot be made for now: to [`LogWriter::segment_refused`]. It is tried again.
-    SegmentRefused(io::Error),
+    SegmentRefused {
+        /// Where it is to be.
+        dir: PathBuf,
+        /// Why it cannot be.
+        error: io::Error,
+    },
     /// The sync through this place is done: to [`LogWriter::synced`].
     Synced(u64),
     /// A sync failed: the process must end.
@@ -163,6 +169,7 @@ impl ShardKeeper {
             notify,
             chunks_waiting: Arc::clone(&chunks_waiting),
             wanted: None,
+            refused: false,
             snapshot: Snapshot::None,
         };
         (ShardKeeper { requests, events, chunks_waiting, wanted: None, thread: None }, worker)

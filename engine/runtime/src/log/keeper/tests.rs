@@ -79,7 +79,7 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     let mut keeper = started(&log(&dir), 1, CONFIG, source, notify);
     keeper.want_segment(0);
     keeper.want_segment(0);
-    let KeeperEvent::SegmentRefused(error) = next(&mut keeper) else { panic!("expected a refusal") };
+    let KeeperEvent::SegmentRefused { error, .. } = next(&mut keeper) else { panic!("expected a refusal") };
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     *full.lock().unwrap() = false;
     let KeeperEvent::SegmentReady(segment) = next(&mut keeper) else { panic!("expected a segment") };

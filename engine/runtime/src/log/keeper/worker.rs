@@ -42,6 +42,8 @@ pub struct Worker {
     pub(super) chunks_waiting: Arc<AtomicUsize>,
     /// The segment still to be made, and when to try.
     pub(super) wanted: Option<(u64, Duration)>,
+    /// The last attempt failed.
+    pub(super) refused: bool,
     pub(super) snapshot: Snapshot,
 }
 
@@ -118,6 +120,9 @@ impl Worker {
         match self.segments.prepare(base) {
             Ok(segment) => {
                 self.wanted = None;
+                if std::mem::take(&mut self.refused) {
+                    tracing::info!(shard = self.log.shard, path = %self.log.dir.display(), "there is room for the log again");
+                }
                 self.tell(KeeperEvent::SegmentReady(Arc::new(segment)));
             }
             Err(error) => {
@@ -126,7 +131,8 @@ impl Worker {
                     "cannot prepare the next log segment; trying again each second"
                 );
                 self.wanted = Some((base, elapsed + Duration::from_millis(PREPARE_RETRY_MS)));
-                self.tell(KeeperEvent::SegmentRefused(error));
+                self.refused = true;
+                self.tell(KeeperEvent::SegmentRefused { dir: self.log.dir.clone(), error });
             }
         }
     }
