@@ -20,7 +20,7 @@ pub struct BenchArgs {
     /// File with the secret that the server behind --endpoint asks for
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     pub auth_token_file: Option<PathBuf>,
-    /// Phases to run, in this order [default: all]
+    /// Phases to run, in this order [default: fill, renew, renew1, renew-batch, grant, grant1, open, lateness, storm, revoke]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PHASE,..")]
     pub phases: Vec<Phase>,
     /// A short run with small counts, for CI: about 15 s

@@ -113,6 +113,15 @@ pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// Whether a run failed because no server was to be reached at the endpoint it was given.
+#[must_use]
+pub fn is_unreachable(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
+    let mut kinds =
+        error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kinds.any(|kind| matches!(kind, ConnectionRefused | ConnectionReset | TimedOut))
+}
+
 /// What else `tenure bench` does.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {

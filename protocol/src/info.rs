@@ -36,7 +36,8 @@ pub mod tag {
     pub const LATENESS_BUCKET: u16 = 13;
     /// Everything below is on disk; `index` is the shard.
     pub const DURABLE_POSITION: u16 = 14;
-    /// Oldest position that a subscription can start from; `index` is the shard.
+    /// Where the events kept in memory begin: a subscription may start further back, as far as the log goes; `index` is
+    /// the shard.
     pub const OLDEST_POSITION: u16 = 15;
     /// Live leases of one shard; `index` is the shard.
     pub const SHARD_LEASES: u16 = 16;

@@ -41,6 +41,10 @@ impl Bench {
         if let Some(command) = command {
             return command.run(exe).map_err(|error| fault(format!("{error:#}")));
         }
-        tenure_bench::run(args, exe).map_err(|error| fault(format!("{error:#}")))
+        tenure_bench::run(args, exe).map_err(|error| {
+            // As every other command tells it.
+            let unreachable = tenure_bench::is_unreachable(&error);
+            Failure::new(if unreachable { exit::UNREACHABLE } else { exit::SYSTEM }, format!("{error:#}"))
+        })
     }
 }

@@ -17,7 +17,7 @@ const MEANINGS: [(i32, &str); 12] = [
     (exit::LOG_FAULT, "serve: the log cannot be written; the server ended rather than lie"),
     (exit::IN_USE, "the data directory is in use by another process"),
     (exit::UNAUTHORIZED, "credentials are missing or wrong"),
-    (exit::CONFIG, "the configuration is wrong, or a file that it names cannot be read"),
+    (exit::CONFIG, "the configuration is wrong, or a file or directory that is named cannot be read"),
     (exit::SIGNAL_BASE, "plus N: ended by signal N (serve: by its second SIGINT or SIGTERM)"),
 ];
 

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
+use tenure_protocol::tag;
 
 use super::connect::{self, of_client};
 use super::failure::Outcome;
@@ -9,13 +10,16 @@ use super::remote::Remote;
 use super::screen::Screen;
 use super::ttl::{parse_ttl_ms, show_ttl};
 
+/// The role of a primary, as the server tells it.
+const PRIMARY: u64 = 0;
+
 /// Make a standby the primary: it takes writes and expires leases
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   tenure promote --extend 5s
 
-Every lease gets at least the extension beside its remaining time, so that holders that could not reach a \
-primary meanwhile do not lose what they hold.")]
+The extension is added to what is left of every lease, so that holders that could not reach a primary meanwhile do not \
+lose what they hold. A server that is primary already stays as it is, and extends nothing.")]
 pub(crate) struct Promote {
     /// Time added to what is left of every lease
     #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = parse_ttl_ms)]
@@ -39,14 +43,18 @@ impl Promote {
         let mut screen = Screen::stdout(remote.form());
         let extend_ms = self.extend;
         connect::run(&remote, async |client| {
+            let info = client.info().await.map_err(|error| of_client(&error))?;
+            let changes = info.number(tag::ROLE) != Some(PRIMARY);
             client.promote(extend_ms).await.map_err(|error| of_client(&error))?;
-            let extended = match extend_ms {
-                0 => String::new(),
-                extend_ms => format!(", every lease extended by {}", show_ttl(extend_ms)),
+            let text = match extend_ms {
+                _ if !changes => "is primary already: nothing changed, and no lease was extended".to_owned(),
+                0 => "promoted to primary".to_owned(),
+                extend_ms => format!("promoted to primary, every lease extended by {}", show_ttl(extend_ms)),
             };
+            let extended_ms = if changes { extend_ms } else { 0 };
             screen.say(
-                || format!("promoted to primary{extended}"),
-                || json!({ "role": "primary", "extend_ms": extend_ms }),
+                || text,
+                || json!({ "role": "primary", "extend_ms": extended_ms, "changed": changes }),
             )?;
             Ok(screen.flush()?)
         })

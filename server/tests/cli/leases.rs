@@ -260,8 +260,12 @@ fn status_and_roles() {
         ),
         ("lease timetolive a", 0, "lease 000000000000000a granted with TTL(600s), remaining(Ns)"),
         ("promote --extend 5s", 0, "promoted to primary, every lease extended by 5s"),
-        ("-w json promote", 0, r#"{"role":"primary","extend_ms":0}"#),
+        ("promote --extend 5s", 0, "is primary already: nothing changed, and no lease was extended"),
+        ("-w json promote --extend 5s", 0, r#"{"role":"primary","extend_ms":0,"changed":false}"#),
         ("-w json demote", 0, r#"{"role":"standby"}"#),
     ]);
-    assert_eq!(settled(&server.out("-w json promote")), "{\"role\":\"primary\",\"extend_ms\":0}");
+    assert_eq!(
+        settled(&server.out("-w json promote")),
+        "{\"role\":\"primary\",\"extend_ms\":0,\"changed\":true}"
+    );
 }
