@@ -57,7 +57,10 @@ pub const EXPIRE_BUDGET: usize = 1_024;
 /// Most time a turn may spend on expiry and upkeep before requests are looked at again (L3), in µs.
 pub const BACKGROUND_TURN_US_MAX: u64 = 300;
 
-/// Least time for the same, while there is something to do: about one call of `expire`, in µs.
+/// The same where the clock stands still in a turn, in calls of `expire`: about as much work.
+pub const BACKGROUND_TURN_STEPS: u32 = 8;
+
+/// Least time for expiry and upkeep in a turn, while there is something to do: about one call of `expire`, in µs.
 pub const BACKGROUND_TURN_US_MIN: u64 = 60;
 
 /// And at least one in so many of the turn.
@@ -67,9 +70,6 @@ pub const BACKGROUND_TURN_SHARE: u32 = 6;
 /// whoever asks for something then waits for half of it on average. Shorter turns end fewer leases, because each has
 /// its system calls and carries fewer answers in each packet.
 pub const TURN_US_AIM: u64 = 500;
-
-/// The same where the clock stands still in a turn, in calls of `expire`: about as much work.
-pub const BACKGROUND_TURN_STEPS: u32 = 8;
 
 /// Table places one upkeep call may touch.
 pub const MAINTAIN_BUDGET: usize = 4_096;
@@ -90,7 +90,7 @@ pub const PAUSE_MS_MIN: u64 = 200;
 pub const PAUSE_GRACE_MS: u64 = 50;
 
 /// How long a stopping engine waits for a full disk to have room again, in ms: as long as a server gives its clients to
-/// take their last replies. What then has no place in the log was not acknowledged, and the process says so by its end.
+/// take their last replies. What then has no place in the log was not acknowledged (at `Durability::Always`), and the process says so by its end.
 pub const STOP_FULL_MS: u64 = 5_000;
 
 /// Most shards of one engine. The ID rule leaves each of 1,024 shards 2^25 generations per slot.

@@ -160,7 +160,7 @@ impl Ring {
     }
 }
 
-/// A timeout, a signal, or a completion queue that must be emptied first: all mean "look again".
+/// Takes the outcome of an `enter`. A timeout, a signal, or a completion queue that must be emptied first: all mean "look again".
 fn settled(entered: io::Result<usize>) {
     match entered.map_err(|error| (error.raw_os_error(), error)) {
         Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}

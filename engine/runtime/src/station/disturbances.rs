@@ -27,11 +27,11 @@ impl Disturbances {
         }
     }
 
-    /// What has come on top of `before`.
+    /// What has come on top of `before`; nothing when that was of another thread, on which a core may have been made.
     pub(super) fn since(self, before: Disturbances) -> Disturbances {
         Disturbances {
-            preemptions: self.preemptions - before.preemptions,
-            page_faults: self.page_faults - before.page_faults,
+            preemptions: self.preemptions.saturating_sub(before.preemptions),
+            page_faults: self.page_faults.saturating_sub(before.page_faults),
         }
     }
 }
