@@ -278,7 +278,7 @@ impl Station {
 
     /// Notes that the turn is over: the kernel has taken what there was, or the core is about to sleep.
     pub fn turn_done(&mut self) {
-        if self.background_more && self.clock.is_host() {
+        if self.background_more && !self.background_held && self.clock.is_host() {
             self.slice.turn_took(self.turn_clock.turn_so_far());
         }
         if let Some(slow) = self.turn_clock.end(Stage::Kernel) {

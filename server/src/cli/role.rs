@@ -2,16 +2,13 @@
 
 use clap::Args;
 use serde_json::json;
-use tenure_protocol::tag;
 
 use super::connect::{self, of_client};
 use super::failure::Outcome;
 use super::remote::Remote;
 use super::screen::Screen;
+use super::status::role_of;
 use super::ttl::{parse_ttl_ms, show_ttl};
-
-/// The role of a primary, as the server tells it.
-const PRIMARY: u64 = 0;
 
 /// Make a standby the primary: it takes writes and expires leases
 #[derive(Debug, Args)]
@@ -44,7 +41,7 @@ impl Promote {
         let extend_ms = self.extend;
         connect::run(&remote, async |client| {
             let info = client.info().await.map_err(|error| of_client(&error))?;
-            let changes = info.number(tag::ROLE) != Some(PRIMARY);
+            let changes = role_of(&info) != Some("primary");
             client.promote(extend_ms).await.map_err(|error| of_client(&error))?;
             let text = match extend_ms {
                 _ if !changes => "is primary already: nothing changed, and no lease was extended".to_owned(),

@@ -71,11 +71,16 @@ const SHARD_NUMBERS: [(&str, u16); 4] = [
     ("time_ms", tag::SHARD_TIME_MS),
 ];
 
+/// The role that a server says it has.
+pub(super) fn role_of(info: &ServerInfo) -> Option<&'static str> {
+    info.number(tag::ROLE).map(|role| if role == 0 { "primary" } else { "standby" })
+}
+
 struct Report<'a>(&'a ServerInfo);
 
 impl Report<'_> {
     fn role(&self) -> Option<&'static str> {
-        self.0.number(tag::ROLE).map(|role| if role == 0 { "primary" } else { "standby" })
+        role_of(self.0)
     }
 
     fn renewals(&self) -> Option<&'static str> {

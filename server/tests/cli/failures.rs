@@ -41,6 +41,7 @@ fn wrong_command_lines_and_files_have_their_codes() {
         ("--endpoint http://host lease list", 2, "write HOST:PORT"),
         ("watch --from yesterday", 2, "write oldest, now, or SHARD:POSITION"),
         ("no-such-command", 2, "no-such-command"),
+        ("bench --endpoint 127.0.0.1:1", 69, "cannot connect to 127.0.0.1:1: "),
         ("--auth-token-file /no/such/file lease list", 78, "cannot read /no/such/file: "),
         ("inspect /no/such/directory", 78, "cannot read /no/such/directory: "),
         ("verify /no/such/directory", 78, "cannot read /no/such/directory: "),
