@@ -264,6 +264,12 @@ impl Station {
         self.release();
         self.peers.flush();
         self.settle();
+        self.pause.expiry_waits(self.is_expiry_held());
+    }
+
+    /// Whether the log has no room for ends.
+    fn is_expiry_held(&self) -> bool {
+        self.journal.is_backed_up() || self.journal.is_full()
     }
 
     /// Notes that the shell has done all that the turn asked for, but for what the kernel does.
@@ -336,7 +342,7 @@ impl Station {
         // Expiry that must wait for the disk or for the end of a grace is no reason to stay awake:
         // a completed write, the keeper's bell or the grace's end starts the next turn.
         let grace_until = self.pause.grace_until();
-        let held = grace_until.is_some() || self.journal.is_backed_up() || self.journal.is_full();
+        let held = grace_until.is_some() || self.is_expiry_held();
         let due = if held { grace_until } else { self.shard.next_wake() };
         let due = [due, self.next_clock_record()].into_iter().flatten().min();
         let waits = [
