@@ -11,3 +11,5 @@ pub(crate) mod channel;
 pub(crate) mod load;
 pub(crate) mod message;
 pub(crate) mod storm;
+mod trickle;
+mod watch;

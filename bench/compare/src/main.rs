@@ -10,6 +10,7 @@
 //! bench goals` does), or belong to the default build: it is a comparison for whoever doubts the figures.
 
 mod cpu_clock;
+mod dues;
 mod etcd;
 mod line;
 mod measure;

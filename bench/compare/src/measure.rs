@@ -32,6 +32,10 @@ pub(crate) enum Job {
     Revoke,
     /// Many leases with one deadline
     Storm,
+    /// 500 leases a second that end one by one, and nothing else
+    Lateness,
+    /// The same beside 10,000 other leases and as many renewals a second
+    LatenessLoaded,
     /// kill -9 and start again
     Restart,
 }
@@ -43,7 +47,16 @@ pub(crate) enum Scene {
     Durable,
     Memory,
     Storm,
+    Trickle,
+    TrickleLoaded,
     Restart,
+}
+
+impl Scene {
+    /// Ends of leases are listened for.
+    pub(crate) fn tells_ends(self) -> bool {
+        matches!(self, Scene::Storm | Scene::Trickle | Scene::TrickleLoaded)
+    }
 }
 
 /// A figure by which peers are compared.
@@ -107,6 +120,13 @@ const STORM: &[Figure] = &[
     figure("disturbance", "during / before", Unit::Times, None),
     figure("leases", "leases", Unit::Count, None),
 ];
+const LATENESS: &[Figure] = &[
+    figure("late_p50_ns", "late p50", Unit::Ns, Some(Better::Lower)),
+    figure("late_p99_ns", "late p99", Unit::Ns, Some(Better::Lower)),
+    figure("late_max_ns", "late max", Unit::Ns, None),
+    figure("untold", "not told in time", Unit::Share, None),
+    figure("leases", "leases", Unit::Count, None),
+];
 const RESTART: &[Figure] = &[
     figure("first_answer_s", "first answer after", Unit::Seconds, Some(Better::Lower)),
     figure("first_answer_ns_per_lease", "per lease", Unit::Ns, None),
@@ -116,7 +136,7 @@ const RESTART: &[Figure] = &[
 ];
 
 impl Job {
-    pub(crate) const ALL: [Job; 11] = [
+    pub(crate) const ALL: [Job; 13] = [
         Job::Renew1,
         Job::Renew32,
         Job::RenewBatch,
@@ -127,6 +147,8 @@ impl Job {
         Job::Grant,
         Job::Revoke,
         Job::Storm,
+        Job::Lateness,
+        Job::LatenessLoaded,
         Job::Restart,
     ];
 
@@ -136,6 +158,8 @@ impl Job {
             Job::GrantDurable1 | Job::GrantDurable | Job::RevokeDurable => Scene::Durable,
             Job::Grant | Job::Revoke => Scene::Memory,
             Job::Storm => Scene::Storm,
+            Job::Lateness => Scene::Trickle,
+            Job::LatenessLoaded => Scene::TrickleLoaded,
             Job::Restart => Scene::Restart,
         }
     }
@@ -146,6 +170,7 @@ impl Job {
             Job::GrantDurable1 => ONE_AT_A_TIME,
             Job::Memory => MEMORY,
             Job::Storm => STORM,
+            Job::Lateness | Job::LatenessLoaded => LATENESS,
             Job::Restart => RESTART,
             _ => RATE,
         }
@@ -169,6 +194,10 @@ impl Job {
             Job::Grant => "Grant without waiting for a disk, pipelined",
             Job::Revoke => "Revoke without waiting for a disk, pipelined",
             Job::Storm => "Mass expiry",
+            Job::Lateness => "Lateness of leases that end one by one, 500 a second",
+            Job::LatenessLoaded => {
+                "Lateness of leases that end one by one, 500 a second, beside 10 k others and 10 k renewals/s"
+            }
             Job::Restart => "Restart after kill -9",
         }
     }

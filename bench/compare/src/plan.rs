@@ -1,6 +1,6 @@
 //! How much of everything: counts, times and CPUs of a run, the same for all peers where they can take it.
 //!
-//! A full run takes about ten minutes on two cores, a quick one about one. etcd gets fewer leases, because
+//! A full run takes about twelve minutes on two cores, a quick one about two. etcd gets fewer leases, because
 //! it takes milliseconds where others take microseconds; figures are per lease.
 
 use std::path::PathBuf;
@@ -25,6 +25,13 @@ pub(crate) const ETCD_CONNECTIONS: usize = 4;
 pub(crate) const ETCD_STREAMS: [(usize, usize); 5] = [(64, 1), (64, 32), (1, 1_024), (8, 1_024), (1_000, 1)];
 /// Leases that the foreground of a storm renews.
 pub(crate) const FOREGROUND: u64 = 10_000;
+/// Leases granted per second to end one by one: half of what etcd ends at most (`leaseRevokeRate`), so that lateness
+/// is not a queue's.
+pub(crate) const TRICKLE_PER_SECOND: f64 = 500.0;
+/// Their TTL: the shortest that etcd grants.
+pub(crate) const TRICKLE_TTL_MS: u64 = 2_000;
+/// How long after the last deadline of leases that end one by one nobody waits any more.
+pub(crate) const TRICKLE_GRACE: Duration = Duration::from_secs(10);
 /// TTL of leases that are to stay.
 pub(crate) const TTL_MS: u64 = 3_600_000;
 /// Leases that are looked at after a restart.
@@ -42,7 +49,9 @@ pub(crate) struct Plan {
     /// The same for etcd.
     pub(crate) etcd_leases: u64,
     pub(crate) etcd_storm_leases: u64,
-    /// Renewals per second beside a storm.
+    /// Leases are granted to end one by one for so long.
+    pub(crate) trickle_s: f64,
+    /// Renewals per second beside a storm, or beside leases that end one by one.
     pub(crate) foreground_per_second: f64,
     /// Renewals run alone at least this long before the deadline of a storm.
     pub(crate) calm_s: f64,
@@ -64,6 +73,7 @@ impl Plan {
             storm_leases: pick(1_000_000, 20_000),
             etcd_leases: pick(50_000, 1_000),
             etcd_storm_leases: pick(10_000, 500),
+            trickle_s: if quick { 0.5 } else { 3.0 },
             foreground_per_second: 10_000.0,
             calm_s: if quick { 0.5 } else { 1.5 },
             server_cpu: pin(0),

@@ -2,7 +2,10 @@
 //!
 //! **Closed loop**: so many units in flight on each connection, each answer lets the next one go.
 //! **Storm**: renewals at a fixed rate, latencies from the intended send time, beside a connection that
-//! hears the ends of leases, or, where a peer tells none, asks how many are left.
+//! hears the ends of leases, or, where a peer tells none, asks how many are left. **Trickle**: leases that end
+//! one by one, heard in the same way.
+
+mod trickle;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,6 +15,8 @@ use tenure_bench::instruments::{Latency, Ring};
 
 use crate::cpu_clock::CpuClock;
 use crate::talk::{Ask, Book, Heard, Talk, Verb};
+
+pub(crate) use trickle::Trickle;
 
 /// A server that owes replies and sends none for this long has failed the run.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -75,6 +80,28 @@ pub(crate) struct Found {
     /// CPU time of the load that was not idle polling.
     pub(crate) busy_ns: u64,
     pub(crate) heard: Heard,
+}
+
+/// Requests at a fixed rate.
+struct Pace {
+    began_ns: u64,
+    per_second: f64,
+    issued: u64,
+}
+
+impl Pace {
+    fn new(began_ns: u64, per_second: f64) -> Pace {
+        Pace { began_ns, per_second, issued: 0 }
+    }
+
+    /// When those that are due by now, at most [`BURST_MAX`], were meant to leave.
+    fn take(&mut self, now_ns: u64) -> impl Iterator<Item = u64> + use<> {
+        let Pace { began_ns, per_second, issued } = *self;
+        let due = ((now_ns - began_ns) as f64 * per_second / 1e9) as u64;
+        let count = due.saturating_sub(issued).min(BURST_MAX);
+        self.issued += count;
+        (issued..issued + count).map(move |number| began_ns + (number as f64 * 1e9 / per_second) as u64)
+    }
 }
 
 /// How a storm is ridden out.
@@ -259,6 +286,7 @@ impl<T: Talk> Party<T> {
         let give_up_ns = storm.deadline_ns + storm.grace.as_nanos() as u64;
         // A storm that is over at once leaves something to measure.
         let until_ns = storm.deadline_ns + 200_000_000;
+        let mut pace = Pace::new(began_ns, storm.per_second);
         let (mut issued, mut answered, mut next_wire, mut polled_ns) = (0u64, 0u64, 0, 0);
         let (mut polling, mut due, mut ended) = (false, Some(()), 0u64);
         loop {
@@ -274,14 +302,11 @@ impl<T: Talk> Party<T> {
                 bail!("the server owes {} answers", issued - answered);
             }
             if !over {
-                let meant = ((now_ns - began_ns) as f64 * storm.per_second / 1e9) as u64;
-                let count = (meant - issued.min(meant)).min(BURST_MAX);
-                if count > 0 {
-                    let wire = &mut wires[next_wire];
-                    for _ in 0..count {
-                        let meant_ns = began_ns + (issued as f64 * 1e9 / storm.per_second) as u64;
-                        issued += u64::from(wire.talk.ask(RENEW, 1, book, meant_ns)?);
-                    }
+                let (wire, before) = (&mut wires[next_wire], issued);
+                for meant_ns in pace.take(now_ns) {
+                    issued += u64::from(wire.talk.ask(RENEW, 1, book, meant_ns)?);
+                }
+                if issued > before {
                     ring.send(next_wire, wire.talk.outgoing());
                     next_wire = (next_wire + 1) % last;
                 }

@@ -146,6 +146,7 @@ fn show(peer: Peer, round: u32, measure: &Measure) {
     parts.extend(figure("p50_ns").map(|value| format!("p50 {}", nanoseconds(value))));
     parts.extend(figure("load_busy").map(|value| format!("load {:.0} %", value * 100.0)));
     parts.extend(figure("bytes_per_lease").map(|value| format!("{value:.1} B a lease")));
+    parts.extend(figure("late_p99_ns").map(|value| format!("p99 {} late", nanoseconds(value))));
     parts.extend(figure("late_max_ns").map(|value| format!("the last one {} late", nanoseconds(value))));
     parts.extend(figure("disturbance").map(|value| format!("others' p99 × {value:.1}")));
     parts.extend(figure("first_answer_s").map(|value| format!("answers after {}", nanoseconds(value * 1e9))));

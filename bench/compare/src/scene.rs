@@ -6,6 +6,8 @@
 //! | durable | acknowledged means on disk | grants, then revokes of what was granted |
 //! | memory | nothing waits for a disk | the same |
 //! | storm | as it is usually run | many leases with one deadline, beside renewals |
+//! | trickle | as it is usually run | leases that end one by one |
+//! | trickle, loaded | the same | the same beside other leases and their renewals |
 //! | restart | durable, where it can be | kill -9, then the first answer |
 //!
 //! The scenes of the peers behind [`crate::talk::Talk`] are in `ring`, those of etcd in `grpc`; both
@@ -18,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::dues::{Dues, UNEXPECTED};
 use crate::measure::{Job, Measure, Scene};
 use crate::peer::{Family, Installed};
-use crate::plan::Plan;
-use crate::ring_load::{Clock, Found, Ridden};
+use crate::plan::{Plan, TRICKLE_GRACE, TRICKLE_PER_SECOND, TRICKLE_TTL_MS};
+use crate::ring_load::{Clock, Found, Ridden, Trickle};
 use crate::server::{Durability, Launch, Server};
+use crate::talk::Heard;
 use crate::talk::memcached::Memcached;
 use crate::talk::resp::Resp;
 use crate::talk::tenure::Tenure;
@@ -54,6 +58,9 @@ pub(crate) struct Variant {
 pub(crate) fn variants(family: Family, scene: Scene) -> Result<Vec<Variant>, &'static str> {
     match (family, scene) {
         (Family::Memcached, Scene::Durable) => Err("it keeps nothing on a disk"),
+        (Family::Memcached, Scene::Trickle | Scene::TrickleLoaded) => {
+            Err("it tells nobody of an end, and its clock has a grain of 1 s")
+        }
         (Family::Resp, Scene::Storm) => Ok([true, false].map(|events| Variant { scene, events }).to_vec()),
         (Family::Memcached, _) => Ok(vec![Variant { scene, events: false }]),
         _ => Ok(vec![Variant { scene, events: true }]),
@@ -73,12 +80,12 @@ pub(crate) fn play(
     let durability = match variant.scene {
         Scene::Durable | Scene::Restart => Durability::Durable,
         Scene::Memory => Durability::Memory,
-        Scene::Steady | Scene::Storm => Durability::Usual,
+        Scene::Steady | Scene::Storm | Scene::Trickle | Scene::TrickleLoaded => Durability::Usual,
     };
     let launch = Launch {
         installed: installed.clone(),
         durability,
-        events: variant.events && variant.scene == Scene::Storm,
+        events: variant.events && variant.scene.tells_ends(),
         cpu: plan.server_cpu,
         place: plan.place.clone(),
     };
@@ -90,6 +97,8 @@ pub(crate) fn play(
         (Family::Etcd, Scene::Steady) => stage.etcd_steady(),
         (Family::Etcd, Scene::Durable | Scene::Memory) => stage.etcd_grants(variant.scene),
         (Family::Etcd, Scene::Storm) => stage.etcd_storm(),
+        (Family::Etcd, Scene::Trickle) => stage.etcd_trickle(Job::Lateness),
+        (Family::Etcd, Scene::TrickleLoaded) => stage.etcd_trickle(Job::LatenessLoaded),
         (Family::Etcd, Scene::Restart) => stage.etcd_restart(),
         (Family::Tenure, scene) => stage.on_ring::<Tenure>(scene),
         (Family::Resp, scene) => stage.on_ring::<Resp>(scene),
@@ -194,7 +203,7 @@ impl Stage<'_> {
         for (what, count) in [
             ("ended early", early),
             ("never ended", expected.saturating_sub(heard.ended)),
-            ("ended twice, or others did", heard.ended.saturating_sub(expected)),
+            (UNEXPECTED, heard.ended.saturating_sub(expected)),
         ] {
             if count > 0 {
                 measure.errors.insert(what.to_owned(), count);
@@ -202,6 +211,37 @@ impl Stage<'_> {
         }
         measure
     }
+}
+
+/// Leases that end one by one, and so many renewals beside them.
+fn trickle(plan: &Plan, renewals_per_second: f64) -> Trickle {
+    Trickle {
+        grants_per_second: TRICKLE_PER_SECOND,
+        ttl_ms: TRICKLE_TTL_MS,
+        span: Duration::from_secs_f64(plan.trickle_s),
+        renewals_per_second,
+        grace: TRICKLE_GRACE,
+    }
+}
+
+/// The row of leases that ended one by one; `found` at `now_ns`.
+fn lateness(job: Job, how: &str, (mut dues, heard): (Dues, Heard), now_ns: u64) -> Measure {
+    let mut measure = Measure::new(job, how);
+    let untold = dues.give_up(now_ns);
+    let leases = (dues.ended + untold) as f64;
+    measure.set("leases", leases);
+    measure.set("untold", untold as f64 / leases.max(1.0));
+    if let Some(late) = dues.lateness.quantiles() {
+        measure.set("late_p50_ns", late.p50_ns as f64);
+        measure.set("late_p99_ns", late.p99_ns as f64);
+        measure.set("late_max_ns", late.max_ns as f64);
+    }
+    measure.errors = heard.errors;
+    let wrong = [("Busy", heard.busy), ("ended early", dues.early), (UNEXPECTED, dues.unexpected)];
+    for (what, count) in wrong.into_iter().filter(|(_, count)| *count > 0) {
+        measure.errors.insert(what.to_owned(), count);
+    }
+    measure
 }
 
 /// When the leases of a storm are to end: after so many leases at this rate and a calm, at a whole second
@@ -278,6 +318,7 @@ mod tests {
     #[test]
     fn what_a_peer_cannot_do_is_said_and_redis_rides_the_storm_twice() {
         assert!(variants(Family::Memcached, Scene::Durable).is_err());
+        assert!(variants(Family::Memcached, Scene::Trickle).is_err());
         let events = |family| {
             let variants = variants(family, Scene::Storm).unwrap();
             variants.into_iter().map(|variant| variant.events).collect::<Vec<_>>()

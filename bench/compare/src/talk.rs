@@ -29,6 +29,8 @@ pub(crate) enum Verb {
     Renew,
     /// A new lease.
     Grant(Until),
+    /// A new lease whose name the caller chose.
+    GrantNamed { name: u64, ttl_ms: u64 },
     /// The end of one.
     Revoke,
 }
@@ -138,6 +140,9 @@ pub(crate) struct Heard {
     /// Leases that ended by their deadline, as events told, and the sum of their mixed names.
     pub(crate) ended: u64,
     pub(crate) ended_sum: u64,
+    /// Names of ended leases are kept in `ends`, for the caller to take out.
+    pub(crate) keeps_ends: bool,
+    pub(crate) ends: Vec<u64>,
     /// The answer to [`Talk::ask_count`].
     pub(crate) count: Option<u64>,
 }
@@ -154,6 +159,8 @@ impl Heard {
             busy: 0,
             ended: 0,
             ended_sum: 0,
+            keeps_ends: false,
+            ends: Vec::new(),
             count: None,
         }
     }
@@ -179,6 +186,9 @@ impl Heard {
     pub(crate) fn end(&mut self, name: u64) {
         self.ended += 1;
         self.ended_sum = self.ended_sum.wrapping_add(fingerprint(name));
+        if self.keeps_ends {
+            self.ends.push(name);
+        }
     }
 }
 

@@ -75,7 +75,7 @@ const fn less(job: &'static str, key: &'static str, title: &'static str, unit: U
 }
 
 /// The rows, in the order of the goals.
-const COMPARED: [Compared; 14] = [
+const COMPARED: [Compared; 16] = [
     cpu("renew32", "renew, one per frame, 64 x 32: CPU"),
     rate("renew32", "renew, one per frame, 64 x 32"),
     cpu("renew1", "renew, one per frame, 64 x 1: CPU"),
@@ -88,6 +88,13 @@ const COMPARED: [Compared; 14] = [
     less("storm", "late_max_ns", "mass expiry: the last one late by", Unit::Ns),
     less("storm", "cpu_per_expiry_ns", "mass expiry: CPU per lease", Unit::Ns),
     less("storm", "during_p99_ns", "mass expiry: p99 of renewals beside it", Unit::Ns),
+    less("lateness", "late_p99_ns", "lateness of an expiry, 500 a second: p99, idle", Unit::Ns),
+    less(
+        "lateness-loaded",
+        "late_p99_ns",
+        "lateness of an expiry, 500 a second: p99, beside 10 k renewals/s",
+        Unit::Ns,
+    ),
     less("memory", "bytes_per_lease", "memory per live lease", Unit::Bytes),
     Compared {
         job: "restart",

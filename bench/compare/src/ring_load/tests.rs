@@ -1,12 +1,14 @@
-//! The loops against a server of a few lines that speaks memcached and can be told how it behaves.
+//! The loops against servers of a few lines that speak memcached, or RESP, and can be told how they behave.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::*;
 use crate::talk::Until;
 use crate::talk::memcached::Memcached;
+use crate::talk::resp::Resp;
 
 /// How the server answers.
 #[derive(Clone, Copy)]
@@ -123,4 +125,75 @@ fn a_server_that_hangs_up_is_an_error() {
     party.book.grant(1);
     drop(listener.accept().unwrap());
     assert!(party.closed_loop(shape(Verb::Renew, 1, u64::MAX)).is_err());
+}
+
+/// Speaks RESP: tells subscribers of the end of every key that was set, `late` after its time.
+fn serve_ends(late: Duration) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let subscribers: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let subscribers = Arc::clone(&subscribers);
+            std::thread::spawn(move || {
+                let mut out = socket.try_clone().unwrap();
+                let lines = BufReader::new(socket).lines().map_while(Result::ok);
+                // Counts and lengths are told from words by how they begin.
+                let mut words = lines.filter(|line| !line.starts_with(['*', '$']));
+                while let Some(word) = words.next() {
+                    match word.as_str() {
+                        "SUBSCRIBE" => {
+                            let channel = words.next().unwrap();
+                            let reply = format!("*3\r\n$9\r\nsubscribe\r\n$22\r\n{channel}\r\n:1\r\n");
+                            out.write_all(reply.as_bytes()).unwrap();
+                            subscribers.lock().unwrap().push(out.try_clone().unwrap());
+                        }
+                        "SET" => {
+                            let (name, ttl_ms) =
+                                (words.next().unwrap(), words.nth(2).unwrap().parse().unwrap());
+                            out.write_all(b"+OK\r\n").unwrap();
+                            let subscribers = Arc::clone(&subscribers);
+                            std::thread::spawn(move || {
+                                std::thread::sleep(Duration::from_millis(ttl_ms) + late);
+                                let event = format!(
+                                    "*3\r\n$7\r\nmessage\r\n$22\r\n__keyevent@0__:expired\r\n$16\r\n{name}\r\n"
+                                );
+                                for subscriber in subscribers.lock().unwrap().iter_mut() {
+                                    subscriber.write_all(event.as_bytes()).unwrap();
+                                }
+                            });
+                        }
+                        "PEXPIRE" => {
+                            words.nth(1).unwrap();
+                            out.write_all(b":1\r\n").unwrap();
+                        }
+                        other => panic!("{other} was not expected"),
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn leases_that_end_one_by_one_are_each_late_by_their_own_deadline() {
+    let late = Duration::from_millis(70);
+    let mut party = Party::<Resp>::connect(serve_ends(late), 3, 60_000).unwrap();
+    (1..=100).for_each(|name| party.book.grant(name));
+    party.book.forgets = true;
+    let trickle = Trickle {
+        grants_per_second: 200.0,
+        ttl_ms: 150,
+        span: Duration::from_millis(500),
+        renewals_per_second: 1_000.0,
+        grace: Duration::from_secs(30),
+    };
+    let (mut dues, heard) = party.trickle(trickle).unwrap();
+    assert_eq!((dues.early, dues.unexpected, dues.left()), (0, 0, 0));
+    assert!((90..=100).contains(&dues.ended), "{}", dues.ended);
+    assert!(heard.errors.is_empty() && heard.operations > dues.ended + 400, "{:?}", heard.errors);
+    let lateness = dues.lateness.quantiles().unwrap();
+    // How much later a busy machine lets it be is not judged.
+    assert!(lateness.count == dues.ended && lateness.p50_ns > 69_000_000, "{lateness:?}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 
-use super::{AGE, Restarted, Stage, deadline, first_answer};
+use super::{AGE, Restarted, Stage, deadline, first_answer, lateness, trickle};
 use crate::etcd::load::{Call, Calls, Party, Streams};
 use crate::measure::{Job, Measure, Scene};
 use crate::plan::{CALLS_IN_FLIGHT, ETCD_CONNECTIONS, ETCD_STREAMS, FOREGROUND, SAMPLE, TTL_MS};
@@ -113,6 +113,18 @@ impl Stage<'_> {
         let ridden = party.ride_out(storm, due)?;
         let how = "a key each, heard by a watch; deadlines within one second";
         Ok(vec![Self::storm(how, expected, deadline_ns, ridden)])
+    }
+
+    pub(super) fn etcd_trickle(&mut self, job: Job) -> anyhow::Result<Vec<Measure>> {
+        let mut party = self.etcd_party()?;
+        let mut renewals = 0.0;
+        if job == Job::LatenessLoaded {
+            Self::etcd_fill(&mut party, FOREGROUND.min(self.plan.etcd_leases))?;
+            renewals = self.plan.foreground_per_second;
+        }
+        party.book.shuffle();
+        let found = party.trickle(trickle(self.plan, renewals))?;
+        Ok(vec![lateness(job, "a key each, heard by a watch", found, party.clock.now_ns())])
     }
 
     pub(super) fn etcd_restart(&mut self) -> anyhow::Result<Vec<Measure>> {

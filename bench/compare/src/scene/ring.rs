@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 
-use super::{AGE, Restarted, Stage, deadline, first_answer};
+use super::{AGE, Restarted, Stage, deadline, first_answer, lateness, trickle};
 use crate::measure::{Job, Measure, Scene};
 use crate::peer::Family;
 use crate::plan::{BATCH, BATCH_DEPTH, CONNECTIONS, DEPTH, FOREGROUND, SAMPLE, TTL_MS};
@@ -27,6 +27,8 @@ impl Stage<'_> {
             }
             Scene::Memory => self.grants::<T>(None, Job::Grant, Job::Revoke, true),
             Scene::Storm => self.ride_storm::<T>(),
+            Scene::Trickle => self.trickle::<T>(Job::Lateness),
+            Scene::TrickleLoaded => self.trickle::<T>(Job::LatenessLoaded),
             Scene::Restart => self.restart::<T>(),
         }
     }
@@ -171,6 +173,20 @@ impl Stage<'_> {
             measure.errors.insert("other leases than the ones granted ended".to_owned(), 1);
         }
         Ok(vec![measure])
+    }
+
+    fn trickle<T: Talk>(&mut self, job: Job) -> anyhow::Result<Vec<Measure>> {
+        let mut party = Party::<T>::connect(self.server.address(), CONNECTIONS, TTL_MS)?;
+        let mut renewals = 0.0;
+        if job == Job::LatenessLoaded {
+            self.fill(&mut party, FOREGROUND, Until::Ttl)?;
+            renewals = self.plan.foreground_per_second;
+        }
+        party.book.shuffle();
+        party.book.forgets = true;
+        party.join(self.server.address())?;
+        let found = party.trickle(trickle(self.plan, renewals))?;
+        Ok(vec![lateness(job, "heard by events", found, party.clock.now_ns())])
     }
 
     fn restart<T: Talk>(&mut self) -> anyhow::Result<Vec<Measure>> {

@@ -195,6 +195,9 @@ impl Talk for Resp {
                 let at_ms = (at_ns + book.wall_offset_ns) / 1_000_000;
                 (b"*5\r\n$3\r\nSET\r\n$16\r\n", tail("$1\r\n1\r\n$4\r\nPXAT\r\n", at_ms))
             }
+            Verb::GrantNamed { ttl_ms, .. } => {
+                (b"*5\r\n$3\r\nSET\r\n$16\r\n", tail("$1\r\n1\r\n$2\r\nPX\r\n", ttl_ms))
+            }
             Verb::Revoke => (b"*2\r\n$3\r\nDEL\r\n$16\r\n", b"\r\n".to_vec()),
         };
         let mut commands = 0;
@@ -203,6 +206,10 @@ impl Talk for Resp {
                 Verb::Renew => book.next(),
                 Verb::Grant(_) => {
                     let name = book.new_name();
+                    book.grant(name);
+                    Some(name)
+                }
+                Verb::GrantNamed { name, .. } => {
                     book.grant(name);
                     Some(name)
                 }
