@@ -31,7 +31,7 @@ use crate::host::Host;
 use crate::in_process::InProcess;
 use crate::latency::Quantiles;
 use crate::report::{Line, Report};
-use crate::{EXIT_FAILED, EXIT_INTERRUPTED};
+use crate::{EXIT_FAILED, interrupt};
 
 pub(crate) use table::{
     bound as goal_bound, near_floor as goals_near_floor, text as goal_text, times as goal_times,
@@ -176,7 +176,7 @@ impl Goals {
 pub(crate) fn run(args: &GoalsArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
     let goals = measure::measure(args, server_exe)?;
     let code = match (goals.interrupted, goals.is_clean()) {
-        (true, _) => ExitCode::from(EXIT_INTERRUPTED),
+        (true, _) => interrupt::exit_code(),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(EXIT_FAILED),
     };

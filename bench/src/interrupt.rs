@@ -1,15 +1,17 @@
-//! SIGINT and SIGTERM, as a flag that the run looks at.
+//! SIGINT and SIGTERM, as a flag that the run looks at. Whoever started it sees by the exit code which one it was.
 //!
 //! The child server stands in a process group of its own, so that a Ctrl-C at the terminal reaches
 //! only this process, which then ends the run in order: load stopped, child stopped, directory
 //! removed. A second signal ends the process at once; the child dies with it (see `child`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicI32, Ordering};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The signal that came; 0 for none.
+static INTERRUPTED_BY: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn on_signal(signal: libc::c_int) {
-    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+    if INTERRUPTED_BY.swap(signal, Ordering::Relaxed) != 0 {
         // SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(128 + signal) };
     }
@@ -17,7 +19,13 @@ extern "C" fn on_signal(signal: libc::c_int) {
 
 /// Whether a signal has come.
 pub(crate) fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    INTERRUPTED_BY.load(Ordering::Relaxed) != 0
+}
+
+/// The exit code of a run that a signal ended, as shells have it: 130 for SIGINT, 143 for SIGTERM.
+pub(crate) fn exit_code() -> ExitCode {
+    let signal = INTERRUPTED_BY.load(Ordering::Relaxed);
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
 }
 
 /// The handlers that were in force before; they are again when this is dropped.
@@ -28,7 +36,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Starts to watch.
     pub(crate) fn start() -> Watch {
-        INTERRUPTED.store(false, Ordering::Relaxed);
+        INTERRUPTED_BY.store(0, Ordering::Relaxed);
         Watch { before: [libc::SIGINT, libc::SIGTERM].map(|signal| (signal, install(signal))) }
     }
 }

@@ -77,8 +77,6 @@ pub mod instruments {
     pub use crate::usage::{Memory, Watched};
 }
 
-/// Exit code of a run that a signal ended.
-pub const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code of a run in which something failed.
 pub const EXIT_FAILED: u8 = 1;
 
@@ -86,15 +84,18 @@ pub const EXIT_FAILED: u8 = 1;
 ///
 /// `server_exe` is the binary to start with `serve …` when no endpoint is given, usually
 /// [`std::env::current_exe`]. The exit code is 0 for a clean run, [`EXIT_FAILED`] when anything failed
-/// or was refused, [`EXIT_INTERRUPTED`] after a signal.
+/// or was refused, 130 after SIGINT and 143 after SIGTERM.
 ///
 /// # Errors
 /// When nothing could be measured: arguments out of range, no server, or the report not written.
 #[expect(clippy::needless_pass_by_value, reason = "a caller has no use for them afterwards")]
 pub fn run(args: BenchArgs, server_exe: PathBuf) -> anyhow::Result<ExitCode> {
-    let report = measure(&args, server_exe)?;
+    let report = match measure(&args, server_exe) {
+        Err(_) if interrupt::is_interrupted() => return Ok(interrupt::exit_code()),
+        found => found?,
+    };
     let code = match (report.interrupted, report.is_clean()) {
-        (true, _) => ExitCode::from(EXIT_INTERRUPTED),
+        (true, _) => interrupt::exit_code(),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(EXIT_FAILED),
     };

@@ -19,7 +19,7 @@ use crate::human;
 use crate::limits::LEASES_MAX;
 use crate::neighbours::{self, Neighbours};
 use crate::report::{Line, Report, aligned, write_html};
-use crate::{EXIT_FAILED, EXIT_INTERRUPTED, SCHEMA, measure};
+use crate::{EXIT_FAILED, SCHEMA, interrupt, measure};
 
 /// Each step has so many times the leases of the one before.
 const FACTOR: u64 = 10;
@@ -140,7 +140,10 @@ pub(crate) fn run(args: &ScaleArgs, server_exe: &std::path::Path) -> anyhow::Res
         if !args.no_progress {
             eprintln!("-- {} leases", human::count(leases as f64));
         }
-        let report = measure(&step(args, leases), server_exe.to_owned())?;
+        let report = match measure(&step(args, leases), server_exe.to_owned()) {
+            Err(_) if interrupt::is_interrupted() => return Ok(interrupt::exit_code()),
+            found => found?,
+        };
         let goes_on = report.is_clean();
         scale.steps.push(report);
         if !goes_on {
@@ -150,7 +153,7 @@ pub(crate) fn run(args: &ScaleArgs, server_exe: &std::path::Path) -> anyhow::Res
     scale.elapsed_s = began.elapsed().as_secs_f64();
     scale.others_share = neighbours.share();
     let code = match scale.steps.last() {
-        Some(last) if last.interrupted => ExitCode::from(EXIT_INTERRUPTED),
+        Some(last) if last.interrupted => interrupt::exit_code(),
         Some(last) if last.is_clean() => ExitCode::SUCCESS,
         _ => ExitCode::from(EXIT_FAILED),
     };

@@ -13,7 +13,7 @@
 //! | 75 | the data directory is in use by another process: try again later |
 //! | 77 | credentials missing or wrong |
 //! | 78 | the configuration is wrong |
-//! | 130, 143 | ended by a second SIGINT or SIGTERM while draining |
+//! | 130, 143 | a benchmark ended by SIGINT or SIGTERM; a server by a second one while draining |
 //!
 //! From 64 on the numbers are those of `sysexits.h`, which service managers know.
 

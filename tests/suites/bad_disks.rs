@@ -122,10 +122,10 @@ fn a_flipped_bit_in_the_middle_is_damage_with_a_way_out() {
     assert_eq!(std::fs::read(&segment).unwrap(), before, "nothing was changed");
 
     // The refusal proposes a command; without --yes and a terminal nothing happens.
-    let (_, proposal) = ended.said.split_once("tenure repair DIR ").expect("it proposes a repair");
-    let proposal = proposal.split('`').next().unwrap();
-    let mut arguments = vec!["repair", dir.path().to_str().unwrap()];
-    arguments.extend(proposal.split_whitespace());
+    let (_, proposal) = ended.said.split_once("`tenure repair ").expect("it proposes a repair");
+    let proposal = format!("repair {}", proposal.split('`').next().unwrap());
+    let mut arguments: Vec<&str> = proposal.split_whitespace().collect();
+    assert_eq!(arguments[1], dir.path().to_str().unwrap());
     let asked = run_tool(BINARY, &arguments);
     assert_ne!(asked.code, Some(0), "{}", asked.said);
     assert_eq!(std::fs::read(&segment).unwrap(), before, "nothing was changed");

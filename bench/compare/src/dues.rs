@@ -22,13 +22,25 @@ pub(crate) struct Dues {
     /// Ends of leases that nobody expects: never granted, or ended before.
     pub(crate) unexpected: u64,
     pub(crate) last_ns: u64,
+    /// Leases whose end nobody waits for any longer.
+    pub(crate) untold: u64,
+    gave_up: bool,
     pub(crate) lateness: Latency,
 }
 
 impl Dues {
     pub(crate) fn new() -> Dues {
         let lateness = Latency::new();
-        Dues { due_ns: HashMap::new(), ended: 0, early: 0, unexpected: 0, last_ns: 0, lateness }
+        Dues {
+            due_ns: HashMap::new(),
+            ended: 0,
+            early: 0,
+            unexpected: 0,
+            last_ns: 0,
+            untold: 0,
+            gave_up: false,
+            lateness,
+        }
     }
 
     /// A lease was asked for that may end at `due_ns`.
@@ -36,8 +48,16 @@ impl Dues {
         self.due_ns.insert(name, due_ns);
     }
 
+    /// It was not granted in full.
+    pub(crate) fn forget(&mut self, name: u64) {
+        self.due_ns.remove(&name);
+    }
+
     /// The end of a lease was told.
     pub(crate) fn ended(&mut self, name: u64, now_ns: u64) {
+        if self.gave_up {
+            return;
+        }
         let Some(due_ns) = self.due_ns.remove(&name) else {
             self.unexpected += 1;
             return;
@@ -53,11 +73,11 @@ impl Dues {
         self.due_ns.len() as u64
     }
 
-    /// Nobody waits any longer: what is left counts as late by what it is late now; how many they are.
-    pub(crate) fn give_up(&mut self, now_ns: u64) -> u64 {
-        let left = self.left();
+    /// Nobody waits any longer: what is left counts as late by what it is late now.
+    pub(crate) fn give_up(&mut self, now_ns: u64) {
+        self.gave_up = true;
+        self.untold += self.left();
         self.due_ns.drain().for_each(|(_, due_ns)| self.lateness.record(now_ns.saturating_sub(due_ns)));
-        left
     }
 }
 
@@ -80,7 +100,9 @@ mod tests {
         let late = dues.lateness.quantiles().unwrap();
         assert!(late.count == 3 && late.max_ns.abs_diff(2_000_000) < 20_000, "{late:?}");
         dues.expect(5, 40_000_000);
-        assert_eq!((dues.give_up(90_000_000), dues.left(), dues.ended), (1, 0, 3));
+        dues.give_up(90_000_000);
+        dues.ended(5, 95_000_000);
+        assert_eq!((dues.untold, dues.left(), dues.ended, dues.unexpected), (1, 0, 3, 2));
         let late = dues.lateness.quantiles().unwrap();
         assert!(late.count == 4 && late.max_ns.abs_diff(50_000_000) < 500_000, "{late:?}");
     }

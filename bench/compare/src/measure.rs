@@ -124,7 +124,7 @@ const LATENESS: &[Figure] = &[
     figure("late_p50_ns", "late p50", Unit::Ns, Some(Better::Lower)),
     figure("late_p99_ns", "late p99", Unit::Ns, Some(Better::Lower)),
     figure("late_max_ns", "late max", Unit::Ns, None),
-    figure("untold", "not told in time", Unit::Share, None),
+    figure("untold", "never told", Unit::Count, None),
     figure("leases", "leases", Unit::Count, None),
 ];
 const RESTART: &[Figure] = &[

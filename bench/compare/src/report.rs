@@ -123,6 +123,9 @@ fn table(job: Job, rows: &[&Row]) -> String {
 fn cell(figure: &Figure, row: &Row) -> String {
     let Some(&middle) = row.figures.get(figure.key) else { return "–".to_owned() };
     let mut text = value(figure, middle);
+    if row.is_least(figure.key) {
+        text.insert_str(0, "≥ ");
+    }
     if figure.key == "load_busy" && row.load_limited {
         text.push_str(" (the limit)");
     }
@@ -140,7 +143,8 @@ fn verdict(row: &Row) -> String {
     let mut parts = Vec::new();
     for figure in row.job.figures() {
         let Some(&ratio) = row.tenure_better.get(figure.key) else { continue };
-        let text = format!("{} {} ×", figure.title, times(ratio));
+        let least = if row.is_least(figure.key) { "≥ " } else { "" };
+        let text = format!("{} {least}{} ×", figure.title, times(ratio));
         parts.push(if ratio < 1.0 { format!("**{text}**") } else { text });
     }
     for (what, count) in &row.errors {
@@ -228,6 +232,18 @@ mod tests {
             "{}",
             document(&lines)
         );
+    }
+
+    #[test]
+    fn a_quantile_with_ends_in_it_that_nobody_told_is_a_least() {
+        let line = |peer, untold| {
+            let late = [("late_p50_ns", 1e9), ("late_p99_ns", 2e9), ("leases", 1_000.0), ("untold", untold)];
+            sample(peer, Job::Lateness, "x", 1, &late)
+        };
+        let text = document(&[line(Peer::Tenure, 0.0), line(Peer::Redis, 20.0)]);
+        assert!(text.contains("| 1.00 s | ≥ 2.00 s |"), "{text}");
+        assert!(text.contains("late p50 1.00 ×; late p99 ≥ 1.00 ×"), "{text}");
+        assert_eq!(document(&[line(Peer::Redis, 5.0)]).matches("≥ 2").count(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! **Closed loop**: so many units in flight on each connection, each answer lets the next one go.
 //! **Storm**: renewals at a fixed rate, latencies from the intended send time, beside a connection that
 //! hears the ends of leases, or, where a peer tells none, asks how many are left. **Trickle**: leases that end
-//! one by one, heard in the same way.
+//! one by one, heard by events only.
 
 mod trickle;
 

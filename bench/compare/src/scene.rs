@@ -224,20 +224,24 @@ fn trickle(plan: &Plan, renewals_per_second: f64) -> Trickle {
     }
 }
 
-/// The row of leases that ended one by one; `found` at `now_ns`.
-fn lateness(job: Job, how: &str, (mut dues, heard): (Dues, Heard), now_ns: u64) -> Measure {
+/// The row of leases that ended one by one. `promised`: this peer promises to tell every end.
+fn lateness(job: Job, how: &str, (mut dues, heard): (Dues, Heard), promised: bool) -> Measure {
     let mut measure = Measure::new(job, how);
-    let untold = dues.give_up(now_ns);
-    let leases = (dues.ended + untold) as f64;
-    measure.set("leases", leases);
-    measure.set("untold", untold as f64 / leases.max(1.0));
+    measure.set("leases", (dues.ended + dues.untold) as f64);
+    measure.set("untold", dues.untold as f64);
     if let Some(late) = dues.lateness.quantiles() {
         measure.set("late_p50_ns", late.p50_ns as f64);
         measure.set("late_p99_ns", late.p99_ns as f64);
         measure.set("late_max_ns", late.max_ns as f64);
     }
     measure.errors = heard.errors;
-    let wrong = [("Busy", heard.busy), ("ended early", dues.early), (UNEXPECTED, dues.unexpected)];
+    let missed = if promised { dues.untold } else { 0 };
+    let wrong = [
+        ("Busy", heard.busy),
+        ("ended early", dues.early),
+        ("never told", missed),
+        (UNEXPECTED, dues.unexpected),
+    ];
     for (what, count) in wrong.into_iter().filter(|(_, count)| *count > 0) {
         measure.errors.insert(what.to_owned(), count);
     }

@@ -138,6 +138,18 @@ fn better(row: &Row, rows: &[Row]) -> BTreeMap<String, f64> {
 }
 
 impl Row {
+    /// Whether a lateness has ends in it that were never told, and are later than that.
+    pub(crate) fn is_least(&self, key: &str) -> bool {
+        let above = match key {
+            "late_p50_ns" => 0.5,
+            "late_p99_ns" => 0.01,
+            "late_max_ns" => 0.0,
+            _ => return false,
+        };
+        let figure = |key: &str| self.figures.get(key).copied().unwrap_or(0.0);
+        figure("untold") > above * figure("leases")
+    }
+
     /// The main figures by which Tenure loses against this row, with its ratios.
     pub(crate) fn lost(&self) -> impl Iterator<Item = (&'static Figure, f64)> {
         let ratios = self.job.figures().iter().filter_map(|figure| {

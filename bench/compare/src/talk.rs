@@ -29,8 +29,6 @@ pub(crate) enum Verb {
     Renew,
     /// A new lease.
     Grant(Until),
-    /// A new lease whose name the caller chose.
-    GrantNamed { name: u64, ttl_ms: u64 },
     /// The end of one.
     Revoke,
 }
@@ -210,6 +208,12 @@ pub(crate) trait Talk: Sized {
     /// # Errors
     /// When the peer's own limits refuse.
     fn ask(&mut self, ask: Ask, units: u32, book: &mut Book, now_ns: u64) -> anyhow::Result<u32>;
+
+    /// Queues the grant of one lease, whose name the caller chose; only for peers that tell ends.
+    ///
+    /// # Errors
+    /// When the peer's own limits refuse.
+    fn ask_named(&mut self, name: u64, ttl_ms: u64, now_ns: u64) -> anyhow::Result<()>;
 
     /// What is queued; the caller sends it and leaves it empty.
     fn outgoing(&mut self) -> &mut Vec<u8>;

@@ -58,10 +58,11 @@ pub(super) fn measure(args: &GoalsArgs, exe: PathBuf) -> anyhow::Result<Goals> {
         measuring.in_process();
     }
     measuring.servers();
-    if args.peers {
+    if args.peers && !measuring.is_interrupted() {
         let _watch = interrupt::Watch::start();
         measuring.peers();
     }
+    measuring.is_interrupted();
     let mut goals = measuring.goals;
     goals.elapsed_s = began.elapsed().as_secs_f64();
     goals.others_share = neighbours.share();
@@ -128,10 +129,15 @@ impl<'a> Measuring<'a> {
         })
     }
 
+    /// Whether a signal has come. A new watch would forget it.
+    fn is_interrupted(&mut self) -> bool {
+        self.goals.interrupted |= interrupt::is_interrupted();
+        self.goals.interrupted
+    }
+
     /// One part; `None` when it failed, or a signal has come.
     fn part<T>(&mut self, label: &str, work: impl FnOnce(&Self) -> anyhow::Result<T>) -> Option<T> {
-        if interrupt::is_interrupted() || self.goals.interrupted {
-            self.goals.interrupted = true;
+        if self.is_interrupted() {
             return None;
         }
         self.progress.begin(label);
@@ -229,7 +235,6 @@ impl<'a> Measuring<'a> {
     fn peers(&mut self) {
         let found = self.part("peers", |m| peers::measure(&m.exe, &m.place, m.args));
         self.goals.peers = found.unwrap_or_default();
-        self.goals.interrupted |= interrupt::is_interrupted();
         let problems = peers::problems(&self.goals.peers);
         self.goals.failures.extend(problems.into_iter().map(|problem| format!("peers: {problem}")));
     }

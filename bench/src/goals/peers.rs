@@ -216,15 +216,23 @@ pub(crate) fn cells(rows: &[PeerRow], lost: impl Fn(String) -> String) -> Vec<Ve
                 true => ours / theirs,
                 false => theirs / ours,
             });
+            let least = if is_least(rows, peer, compared) { ">= " } else { "" };
             match ratio.filter(|ratio| ratio.is_finite() && *ratio > 0.0) {
                 Some(ratio) if ratio < 1.0 => lost(format!("{} (x {})", number(theirs), times(ratio))),
-                Some(ratio) => format!("{} (x {})", number(theirs), times(ratio)),
+                Some(ratio) => format!("{least}{} (x {})", number(theirs), times(ratio)),
                 None => number(theirs),
             }
         }));
         table.push(line);
     }
     table
+}
+
+/// Whether more ends were never told than a p99 leaves out: then it is later than that.
+fn is_least(rows: &[PeerRow], peer: &str, compared: &Compared) -> bool {
+    let mut of_job = rows.iter().filter(|row| row.peer == peer && row.job == compared.job);
+    let figure = |row: &PeerRow, key| row.figures.get(key).copied().unwrap_or(0.0);
+    compared.key == "late_p99_ns" && of_job.any(|row| figure(row, "untold") > 0.01 * figure(row, "leases"))
 }
 
 fn best(rows: &[PeerRow], peer: &str, compared: &Compared) -> Option<f64> {
@@ -259,6 +267,10 @@ mod tests {
          "figures":{"first_answer_s":0.3},"load_limited":false,"errors":{},"missing":null},
         {"job":"restart","peer":"etcd","version":"3.5.30","settings":"","how":"","rounds":3,
          "figures":{"first_answer_s":0.1},"load_limited":false,"errors":{"gone":2},"missing":null},
+        {"job":"lateness","peer":"tenure","version":"0.1.0","settings":"","how":"","rounds":3,
+         "figures":{"late_p99_ns":5e6,"leases":1500,"untold":0},"load_limited":false,"errors":{},"missing":null},
+        {"job":"lateness","peer":"etcd","version":"3.5.30","settings":"","how":"","rounds":3,
+         "figures":{"late_p99_ns":1e10,"leases":1500,"untold":40},"load_limited":false,"errors":{},"missing":null},
         {"job":"restart","peer":"valkey","version":"","settings":"","how":"","rounds":0,
          "figures":{},"load_limited":false,"errors":{},"missing":"valkey-server is not installed"}]}"#;
 
@@ -272,6 +284,7 @@ mod tests {
         assert_eq!(cells[0], ["", "Tenure", "etcd 3.5.30"]);
         assert_eq!(cells[1][1..], ["200 ns", "8.00 us (x 40.0)"]);
         assert_eq!(cells[2][1..], ["5.00 M/s", "100 k/s (x 50.0)"]);
+        assert!(cells.iter().any(|row| row[1..] == ["5.00 ms", ">= 10.0 s (x 2000)"]), "{cells:?}");
         assert_eq!(cells[cells.len() - 1][1..], ["300 ms", "100 ms (x 0.33) LOST"]);
         assert!(cells.iter().all(|row| row.len() == 3));
     }

@@ -264,12 +264,6 @@ impl Station {
         self.release();
         self.peers.flush();
         self.settle();
-        self.pause.expiry_waits(self.is_expiry_held());
-    }
-
-    /// Whether the log has no room for ends.
-    fn is_expiry_held(&self) -> bool {
-        self.journal.is_backed_up() || self.journal.is_full()
     }
 
     /// Notes that the shell has done all that the turn asked for, but for what the kernel does.
@@ -340,10 +334,11 @@ impl Station {
             return Sleep::No;
         }
         // Expiry that must wait for the disk or for the end of a grace is no reason to stay awake:
-        // a completed write, the keeper's bell or the grace's end starts the next turn.
-        let grace_until = self.pause.grace_until();
-        let held = grace_until.is_some() || self.is_expiry_held();
-        let due = if held { grace_until } else { self.shard.next_wake() };
+        // a completed write, the keeper's bell or the grace's end starts the next turn. A core whose expiry waits
+        // for the disk looks up now and then all the same, so that a gap is still a pause of the process.
+        let held = self.journal.is_backed_up() || self.journal.is_full();
+        let look_up = if held { Time(self.now.0 + limits::PAUSE_MS_MIN / 2) } else { Time(0) };
+        let due = self.pause.grace_until().or_else(|| Some(self.shard.next_wake()?.max(look_up)));
         let due = [due, self.next_clock_record()].into_iter().flatten().min();
         let waits = [
             due.and_then(|at| self.clock.until(at)),

@@ -17,7 +17,8 @@ use crate::exit;
   tenure bench --endpoint 127.0.0.1:7070 --leases 100000
   tenure bench goals                       every goal of the design, with what this machine can do at all
 
-Do not load a server that others depend on. Exit code 1 when anything failed or was refused.")]
+Do not load a server that others depend on. Exit code 1 when anything failed or was refused, \
+130 or 143 when SIGINT or SIGTERM ended it.")]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
     #[command(subcommand)]

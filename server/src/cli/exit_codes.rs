@@ -18,7 +18,7 @@ const MEANINGS: [(i32, &str); 12] = [
     (exit::IN_USE, "the data directory is in use by another process"),
     (exit::UNAUTHORIZED, "credentials are missing or wrong"),
     (exit::CONFIG, "the configuration is wrong, or a file or directory that is named cannot be read"),
-    (exit::SIGNAL_BASE, "plus N: ended by signal N (serve: by its second SIGINT or SIGTERM)"),
+    (exit::SIGNAL_BASE, "plus N: ended by signal N (bench: by SIGINT or SIGTERM; serve: by its second one)"),
 ];
 
 pub(crate) fn run() -> Outcome {

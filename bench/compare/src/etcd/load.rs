@@ -22,7 +22,7 @@ use crate::ring_load::{Clock, Found};
 use crate::talk::{Book, Heard};
 
 /// Answers may take this long; then the run has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The load side of one server.
 pub(crate) struct Party {

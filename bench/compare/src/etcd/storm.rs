@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::channel::Channel;
 use super::load::{KeepAlives, Party, Shared};
-use super::watch::{Watch, grant_with_key};
+use super::watch::{Watch, grant, put_key};
 use crate::dues::{Dues, UNEXPECTED};
 use crate::ring_load::{Clock, Costs, Ridden, Storm};
 
@@ -37,7 +37,8 @@ impl Party {
                 while begun.replace_with(|begun| *begun + 1) < count {
                     let sent_ns = clock.now_ns();
                     let ttl_s = deadline_ns.saturating_sub(sent_ns).div_ceil(1_000_000_000);
-                    let (id, ttl_s) = grant_with_key(&channel, ttl_s).await?;
+                    let (id, ttl_s) = grant(&channel, ttl_s).await?;
+                    put_key(&channel, id).await?;
                     dues.borrow_mut().expect(id, sent_ns + ttl_s * 1_000_000_000);
                 }
                 Ok(())

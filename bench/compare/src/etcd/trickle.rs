@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::channel::Channel;
-use super::load::Party;
+use super::load::{Party, Shared};
 use super::storm::{STREAMS, renew};
-use super::watch::{Watch, grant_with_key};
+use super::watch::{self, Watch, put_key};
 use crate::dues::Dues;
 use crate::ring_load::{Clock, Trickle};
 use crate::talk::Heard;
@@ -45,7 +45,7 @@ impl Party {
                         result
                     }
                     1..=GRANTERS => {
-                        let result = flow.grant(&channel, number - 1).await;
+                        let result = flow.grant(&channel, number - 1, &shared).await;
                         flow.granting.set(flow.granting.get() - 1);
                         result
                     }
@@ -58,9 +58,8 @@ impl Party {
 }
 
 impl Flow {
-    /// Grants every so manieth lease when it is due. Lateness counts from when a grant really left, a millisecond of
-    /// this program's timer after that at most.
-    async fn grant(&self, channel: &Channel, first: usize) -> anyhow::Result<()> {
+    /// Grants every so manieth lease when it is due.
+    async fn grant(&self, channel: &Channel, first: usize, shared: &RefCell<Shared>) -> anyhow::Result<()> {
         for number in (first..).step_by(GRANTERS) {
             let after = Duration::from_secs_f64(number as f64 / self.trickle.grants_per_second);
             if after >= self.trickle.span {
@@ -70,8 +69,12 @@ impl Flow {
             let wait_ns = meant_ns.saturating_sub(self.clock.now_ns());
             tokio::time::sleep(Duration::from_nanos(wait_ns)).await;
             let sent_ns = self.clock.now_ns();
-            let (id, ttl_s) = grant_with_key(channel, self.trickle.ttl_ms / 1_000).await?;
+            let (id, ttl_s) = watch::grant(channel, self.trickle.ttl_ms / 1_000).await?;
             self.dues.borrow_mut().expect(id, sent_ns + ttl_s * 1_000_000_000);
+            if let Err(error) = put_key(channel, id).await {
+                self.dues.borrow_mut().forget(id);
+                shared.borrow_mut().heard.error(&format!("{error:#}"), 1);
+            }
         }
         Ok(())
     }
@@ -81,8 +84,12 @@ impl Flow {
         let mut watch = Watch::open(channel).await?;
         let give_up_ns = self.trickle.give_up_ns(self.began_ns);
         loop {
-            let complete = self.granting.get() == 0 && self.dues.borrow().left() == 0;
-            if complete || self.clock.now_ns() >= give_up_ns {
+            let now_ns = self.clock.now_ns();
+            if now_ns >= give_up_ns {
+                self.dues.borrow_mut().give_up(now_ns);
+                return Ok(());
+            }
+            if self.granting.get() == 0 && self.dues.borrow().left() == 0 {
                 return Ok(());
             }
             watch.hear(|id| self.dues.borrow_mut().ended(id, self.clock.now_ns())).await?;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use h2::SendStream;
 
 use super::channel::{Channel, GRANT, Inbox, PUT, WATCH};
+use super::load::SILENCE_MAX;
 use super::message::{self, Unframe};
 use crate::talk::hex;
 
@@ -23,18 +24,30 @@ fn id_of(key: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Grants a lease and puts its key; its ID, and its TTL as etcd set it, in seconds.
+/// Grants a lease; its ID, and its TTL as etcd set it, in seconds.
 ///
 /// # Errors
-/// When etcd refuses.
-pub(super) async fn grant_with_key(channel: &Channel, ttl_s: u64) -> anyhow::Result<(u64, u64)> {
+/// When etcd refuses, or does not answer.
+pub(super) async fn grant(channel: &Channel, ttl_s: u64) -> anyhow::Result<(u64, u64)> {
     let mut request = Vec::with_capacity(32);
     message::grant(&mut request, ttl_s);
-    let (id, ttl) = message::lease_response(&channel.unary(GRANT, request).await?)?;
+    let (id, ttl) = message::lease_response(&call(channel, GRANT, request).await?)?;
+    Ok((id, u64::try_from(ttl).unwrap_or(0)))
+}
+
+/// Puts the key of a lease.
+///
+/// # Errors
+/// When etcd refuses, such as after the lease has ended, or does not answer.
+pub(super) async fn put_key(channel: &Channel, id: u64) -> anyhow::Result<()> {
     let mut request = Vec::with_capacity(64);
     message::put(&mut request, &key(id), id);
-    channel.unary(PUT, request).await?;
-    Ok((id, u64::try_from(ttl).unwrap_or(0)))
+    call(channel, PUT, request).await.map(drop)
+}
+
+async fn call(channel: &Channel, path: &str, request: Vec<u8>) -> anyhow::Result<Bytes> {
+    let answer = tokio::time::timeout(SILENCE_MAX, channel.unary(path, request)).await;
+    answer.with_context(|| format!("no answer to {path} in {SILENCE_MAX:?}"))?
 }
 
 /// A watch on the keys of leases.

@@ -6,16 +6,16 @@ use anyhow::bail;
 
 use super::{Pace, Party, RENEW, SILENCE_MAX};
 use crate::dues::Dues;
-use crate::talk::{Ask, Heard, Talk, Verb};
+use crate::talk::{Heard, Talk};
 
 /// How leases are granted to end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trickle {
     pub(crate) grants_per_second: f64,
     pub(crate) ttl_ms: u64,
-    /// Grants and renewals are sent for so long.
+    /// Grants are sent for so long.
     pub(crate) span: Duration,
-    /// Beside them; 0 for none.
+    /// From the first grant to the last end; 0 for none.
     pub(crate) renewals_per_second: f64,
     /// How long after the last deadline to give up.
     pub(crate) grace: Duration,
@@ -26,11 +26,6 @@ impl Trickle {
     pub(crate) fn give_up_ns(&self, began_ns: u64) -> u64 {
         let most = self.span + Duration::from_millis(self.ttl_ms) + self.grace;
         began_ns + most.as_nanos() as u64
-    }
-
-    /// When a lease may end whose grant was meant to leave at `meant_ns`.
-    pub(crate) fn due_ns(&self, meant_ns: u64) -> u64 {
-        meant_ns + self.ttl_ms * 1_000_000
     }
 }
 
@@ -58,29 +53,33 @@ impl<T: Talk> Party<T> {
         let (mut asked, mut answered, mut next_wire) = (0u64, 0u64, 0);
         loop {
             let now_ns = clock.now_ns();
-            let over = now_ns >= until_ns && dues.left() == 0 || now_ns >= give_up_ns;
+            if now_ns >= give_up_ns {
+                dues.give_up(now_ns);
+            }
+            let over = now_ns >= until_ns && dues.left() == 0;
             if over && asked == answered {
                 break;
             }
             if now_ns > give_up_ns + SILENCE_MAX.as_nanos() as u64 {
                 bail!("the server owes {} answers", asked - answered);
             }
+            let (talk, before) = (&mut wires[next_wire].talk, asked);
             if now_ns < until_ns {
-                let talk = &mut wires[next_wire].talk;
-                let before = asked;
-                for meant_ns in grants.take(now_ns) {
+                for _ in grants.take(now_ns) {
                     let name = book.new_name();
-                    let verb = Verb::GrantNamed { name, ttl_ms: trickle.ttl_ms };
-                    dues.expect(name, trickle.due_ns(meant_ns));
-                    asked += u64::from(talk.ask(Ask { verb, leases: 1 }, 1, book, meant_ns)?);
+                    dues.expect(name, now_ns + trickle.ttl_ms * 1_000_000);
+                    talk.ask_named(name, trickle.ttl_ms, now_ns)?;
+                    asked += 1;
                 }
+            }
+            if !over {
                 for meant_ns in renewals.take(now_ns) {
                     asked += u64::from(talk.ask(RENEW, 1, book, meant_ns)?);
                 }
-                if asked > before {
-                    ring.send(next_wire, talk.outgoing());
-                    next_wire = (next_wire + 1) % last;
-                }
+            }
+            if asked > before {
+                ring.send(next_wire, talk.outgoing());
+                next_wire = (next_wire + 1) % last;
             }
             ring.wait(Duration::from_micros(50))?;
             while let Some(arrival) = ring.next()? {

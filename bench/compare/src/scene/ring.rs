@@ -186,7 +186,7 @@ impl Stage<'_> {
         party.book.forgets = true;
         party.join(self.server.address())?;
         let found = party.trickle(trickle(self.plan, renewals))?;
-        Ok(vec![lateness(job, "heard by events", found, party.clock.now_ns())])
+        Ok(vec![lateness(job, "heard by events", found, self.family == Family::Tenure)])
     }
 
     fn restart<T: Talk>(&mut self) -> anyhow::Result<Vec<Measure>> {

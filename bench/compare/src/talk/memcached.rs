@@ -32,7 +32,7 @@ impl Memcached {
         let end: &[u8] = if quiet { b" noreply\r\n" } else { b"\r\n" };
         let word: &[u8] = match verb {
             Verb::Renew => b"touch ",
-            Verb::Grant(_) | Verb::GrantNamed { .. } => b"set ",
+            Verb::Grant(_) => b"set ",
             Verb::Revoke => b"delete ",
         };
         out.extend_from_slice(word);
@@ -43,7 +43,7 @@ impl Memcached {
                 out.extend_from_slice(expiry.as_bytes());
                 out.extend_from_slice(end);
             }
-            Verb::Grant(_) | Verb::GrantNamed { .. } => {
+            Verb::Grant(_) => {
                 out.extend_from_slice(b" 0 ");
                 out.extend_from_slice(expiry.as_bytes());
                 out.extend_from_slice(b" 1");
@@ -106,7 +106,6 @@ impl Talk for Memcached {
     fn ask(&mut self, ask: Ask, units: u32, book: &mut Book, now_ns: u64) -> anyhow::Result<u32> {
         let expiry = match ask.verb {
             Verb::Grant(Until::At(at_ns)) => (at_ns + book.wall_offset_ns) / 1_000_000_000,
-            Verb::GrantNamed { ttl_ms, .. } => (ttl_ms / 1_000).min(RELATIVE_S_MAX),
             _ => (book.ttl_ms / 1_000).min(RELATIVE_S_MAX),
         };
         let expiry = expiry.to_string();
@@ -117,10 +116,6 @@ impl Talk for Memcached {
                     Verb::Renew => (book.next(), true),
                     Verb::Grant(_) => {
                         let name = book.new_name();
-                        book.grant(name);
-                        (Some(name), true)
-                    }
-                    Verb::GrantNamed { name, .. } => {
                         book.grant(name);
                         (Some(name), true)
                     }
@@ -140,6 +135,10 @@ impl Talk for Memcached {
             self.in_order.sent(now_ns, 1, 1, leases);
         }
         Ok(units)
+    }
+
+    fn ask_named(&mut self, _: u64, _: u64, _: u64) -> anyhow::Result<()> {
+        bail!("it tells nobody of ends");
     }
 
     fn outgoing(&mut self) -> &mut Vec<u8> {

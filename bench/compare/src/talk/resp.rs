@@ -195,9 +195,6 @@ impl Talk for Resp {
                 let at_ms = (at_ns + book.wall_offset_ns) / 1_000_000;
                 (b"*5\r\n$3\r\nSET\r\n$16\r\n", tail("$1\r\n1\r\n$4\r\nPXAT\r\n", at_ms))
             }
-            Verb::GrantNamed { ttl_ms, .. } => {
-                (b"*5\r\n$3\r\nSET\r\n$16\r\n", tail("$1\r\n1\r\n$2\r\nPX\r\n", ttl_ms))
-            }
             Verb::Revoke => (b"*2\r\n$3\r\nDEL\r\n$16\r\n", b"\r\n".to_vec()),
         };
         let mut commands = 0;
@@ -206,10 +203,6 @@ impl Talk for Resp {
                 Verb::Renew => book.next(),
                 Verb::Grant(_) => {
                     let name = book.new_name();
-                    book.grant(name);
-                    Some(name)
-                }
-                Verb::GrantNamed { name, .. } => {
                     book.grant(name);
                     Some(name)
                 }
@@ -225,6 +218,13 @@ impl Talk for Resp {
         let rest = commands % ask.leases;
         self.in_order.sent(now_ns, u32::from(rest > 0), rest, 1);
         Ok(whole + u32::from(rest > 0))
+    }
+
+    fn ask_named(&mut self, name: u64, ttl_ms: u64, now_ns: u64) -> anyhow::Result<()> {
+        let tail = tail("$1\r\n1\r\n$2\r\nPX\r\n", ttl_ms);
+        self.templated(b"*5\r\n$3\r\nSET\r\n$16\r\n", name, &tail);
+        self.in_order.sent(now_ns, 1, 1, 1);
+        Ok(())
     }
 
     fn outgoing(&mut self) -> &mut Vec<u8> {

@@ -59,9 +59,6 @@ impl Tenure {
                 let entry = GrantEntry { ttl_ms: ttl_ms(until, book, now_ns), id: LeaseId::NONE };
                 machine.send_grant_batch(0, (0..count as usize).map(|_| entry), now_ns)?;
             }
-            (Verb::GrantNamed { name, ttl_ms }, _) => {
-                machine.send(&Request::Grant(Grant { ttl_ms, id: LeaseId(name), sequence: 0 }), now_ns)?;
-            }
             (Verb::Revoke, 1) => {
                 let Some(id) = book.held.pop() else { return Ok(false) };
                 machine.send(&Request::Revoke { id: LeaseId(id) }, now_ns)?;
@@ -138,6 +135,12 @@ impl Talk for Tenure {
             }
         }
         Ok(units)
+    }
+
+    fn ask_named(&mut self, name: u64, ttl_ms: u64, now_ns: u64) -> anyhow::Result<()> {
+        let grant = Grant { ttl_ms, id: LeaseId(name), sequence: 0 };
+        self.machine.send(&Request::Grant(grant), now_ns)?;
+        Ok(())
     }
 
     fn outgoing(&mut self) -> &mut Vec<u8> {

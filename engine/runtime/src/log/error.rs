@@ -93,15 +93,27 @@ pub struct Damage {
 impl Damage {
     fn way_out(&self) -> String {
         let (shard, position) = (self.shard, self.position);
+        // The file lies in the directory of its shard, and that in the data directory.
+        let dir = quoted(self.path.ancestors().nth(2).unwrap_or(&self.path));
         if self.can_truncate {
             format!(
-                " Nothing was changed. `tenure verify DIR` shows the extent; to give up everything of this shard \
-                 from there on: `tenure repair DIR --shard {shard} --truncate-at {position}`"
+                " Nothing was changed. `tenure verify {dir}` shows the extent; to give up everything of this shard \
+                 from there on: `tenure repair {dir} --shard {shard} --truncate-at {position}`"
             )
         } else {
             " Nothing was changed. Restore the file from a backup of the data directory".to_owned()
         }
     }
+}
+
+/// A path as a shell takes it for one word, whatever is in it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.starts_with(|c| plain(c) && c != '-') && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 impl From<Damage> for LogError {
@@ -140,4 +152,18 @@ pub struct LogFault {
     pub length: usize,
     /// What happened.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proposed_command_names_the_directory_as_one_word() {
+        let quoted = |path: &str| quoted(Path::new(path));
+        assert_eq!(quoted("/var/lib/tenure-1.2"), "/var/lib/tenure-1.2");
+        assert_eq!(quoted("/srv/my data"), "'/srv/my data'");
+        assert_eq!(quoted("/srv/$HOME's"), r"'/srv/$HOME'\''s'");
+        assert_eq!(quoted("-x"), "'-x'");
+    }
 }

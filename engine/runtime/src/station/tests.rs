@@ -29,11 +29,15 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let home = tempfile::tempdir().unwrap();
         let clock = ManualClock::new();
+        Rig::with(Clock::Manual(clock.clone()), clock)
+    }
+
+    fn with(engine_clock: Clock, clock: ManualClock) -> Rig {
+        let home = tempfile::tempdir().unwrap();
         let config = Config {
             shard_count: Some(1),
-            clock: Clock::Manual(clock.clone()),
+            clock: engine_clock,
             segment_bytes: 64 << 20,
             checkpoint_interval: None,
             ..Config::durable(home.path())
@@ -132,6 +136,19 @@ fn on_a_disk_that_cannot_keep_up_neither_grants_nor_expiry_starve() {
         (granted, expired) = if rounds_without == 0 { now } else { (granted, expired) };
     }
     assert_eq!(rig.counts().1, 200_000, "the storm is over before the writers are");
+}
+
+/// A gap means that the process stood still (L3), so there must be none for another reason.
+#[test]
+fn a_core_whose_expiry_waits_for_the_disk_looks_up_often_enough_to_tell_a_pause() {
+    let mut rig = Rig::with(Clock::System, ManualClock::new());
+    rig.turn(1, 1_000);
+    while rig.turn(3_600_000, usize::MAX) > 0 {}
+    std::thread::sleep(Duration::from_millis(20));
+    rig.turn(3_600_000, usize::MAX);
+    assert_eq!(rig.counts().1, 0, "what is due waits for the disk");
+    let Sleep::For(most) = rig.station.sleep() else { panic!("{:?}", rig.station.sleep()) };
+    assert!(most < Duration::from_millis(limits::PAUSE_MS_MIN), "{most:?}");
 }
 
 #[test]

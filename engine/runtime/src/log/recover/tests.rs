@@ -79,10 +79,9 @@ fn a_flipped_bit_before_the_tail_is_refused_naming_file_and_offset() {
                 let text = rig.refusal();
                 let expected = format!("damaged log: {} at byte {place} ", rig.segment(0).display());
                 assert!(text.starts_with(&expected), "{text}");
-                assert!(
-                    text.contains(&format!("tenure repair DIR --shard 3 --truncate-at {place}")),
-                    "{text}"
-                );
+                let data_dir = rig.log.dir.parent().unwrap().display();
+                let command = format!("`tenure repair {data_dir} --shard 3 --truncate-at {place}`");
+                assert!(text.contains(&command), "{text}");
             } else {
                 let (seen, recovered) = rig.recover().expect("the tail may be torn");
                 assert_eq!((seen.batches.len(), recovered.tail.place), (2, place), "byte {spot}");
