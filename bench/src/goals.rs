@@ -58,7 +58,7 @@ pub struct GoalsArgs {
     /// Small counts, to see that everything works: about a minute. Its figures say nothing
     #[arg(long)]
     pub quick: bool,
-    /// Measure etcd, Redis, Valkey and memcached beside Tenure, too: twelve minutes more. Needs tenure-compare beside
+    /// Measure etcd, Redis, Valkey and memcached beside Tenure, too: fifteen minutes more. Needs tenure-compare beside
     /// this program, and the peers installed (bench/compare/install-peers.sh)
     #[arg(long)]
     pub peers: bool,

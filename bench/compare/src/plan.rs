@@ -1,6 +1,6 @@
 //! How much of everything: counts, times and CPUs of a run, the same for all peers where they can take it.
 //!
-//! A full run takes about twelve minutes on two cores, a quick one about two. etcd gets fewer leases, because
+//! A full run takes about fifteen minutes on two cores, a quick one about two. etcd gets fewer leases, because
 //! it takes milliseconds where others take microseconds; figures are per lease.
 
 use std::path::PathBuf;

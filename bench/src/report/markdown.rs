@@ -103,7 +103,9 @@ fn peers(out: &mut String, rows: &[PeerRow]) {
     out.push_str(
         "\n### Beside the peers\n\n`tenure bench goals --peers`: Tenure measured again among its peers, by \
          `tenure-compare`; in brackets how many times better Tenure is than the best shape of the peer, and bold where \
-         Tenure loses. What is and what is not equal is in [benchmarks-peers.md](benchmarks-peers.md).\n\n",
+         Tenure loses. What is and what is not equal is in [benchmarks-peers.md](benchmarks-peers.md). How many leases fit a \
+         machine is their memory, read the other way round; renewals in process have no server to be held against, but the shapes of \
+         others in this language, etcd's lessor among them: [benchmarks-core.md](benchmarks-core.md), *steady*.\n\n",
     );
     table(out, &peer_cells(rows, |text| format!("**{text}**")));
     for peer in absent_peers(rows) {

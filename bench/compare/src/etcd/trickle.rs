@@ -58,7 +58,7 @@ impl Party {
 }
 
 impl Flow {
-    /// Grants every so manieth lease when it is due.
+    /// Grants each of its leases, every [`GRANTERS`]th from `first` on, when it is due.
     async fn grant(&self, channel: &Channel, first: usize, shared: &RefCell<Shared>) -> anyhow::Result<()> {
         for number in (first..).step_by(GRANTERS) {
             let after = Duration::from_secs_f64(number as f64 / self.trickle.grants_per_second);
