@@ -430,6 +430,18 @@ impl Station {
         self.shard.prefetch(id);
     }
 
+    /// The second step of [`prefetch`](Station::prefetch), some requests after it: for IDs that clients chose.
+    #[inline]
+    pub fn prefetch_found(&self, id: LeaseId) {
+        self.shard.prefetch_found(id);
+    }
+
+    /// Whether this core's shard has leases whose IDs clients chose: else [`prefetch`](Station::prefetch) is enough.
+    #[inline]
+    pub fn has_chosen_ids(&self) -> bool {
+        self.shard.has_chosen_ids()
+    }
+
     /// Renews a lease of this core's own shard: the hot path. `None`: the answer waits for the disk
     /// and comes under `ticket`.
     #[inline]

@@ -99,6 +99,21 @@ impl Shard {
         }
     }
 
+    /// The second step of [`Shard::prefetch`], some time after it: an id that a client chose leads to its lease over a cell
+    /// of the index, which must be there before the lease can be fetched.
+    #[inline]
+    pub fn prefetch_found(&self, id: LeaseId) {
+        if let Some(key) = self.key_ahead(id) {
+            self.table.guess_chosen(key);
+        }
+    }
+
+    /// Whether there are leases whose ids clients chose: without them [`Shard::prefetch`] is enough.
+    #[inline]
+    pub fn has_chosen_ids(&self) -> bool {
+        self.table.hashed_count() > 0
+    }
+
     /// Renews many leases; an id may occur more than once. The indexes of those not found are appended to `failed`.
     /// Returns the position that the whole answer waits for. Writes up to
     /// [`crate::limits::RECORD_BYTES_PER_ID_MAX`] bytes of records an id when renewals are logged.

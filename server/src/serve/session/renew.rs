@@ -23,7 +23,8 @@ impl Session {
             return 0;
         }
         let mut at = 0;
-        let mut fetched = 0;
+        let (mut fetched, mut found) = (0, 0);
+        let over_index = station.has_chosen_ids();
         if self.is_full(desk) {
             self.paused = true;
             return 0;
@@ -32,7 +33,10 @@ impl Session {
         self.out.reserve(bytes.len() / RENEW_BYTES * RENEWED_BYTES);
         while let Some((request_id, id)) = renew_at(&bytes[at..]) {
             let id = LeaseId(id.0);
-            fetched = fetch_ahead(bytes, at, fetched, station);
+            fetched = fetch_ahead(bytes, at, fetched, PREFETCH_FRAMES, |id| station.prefetch(id));
+            if over_index {
+                found = fetch_ahead(bytes, at, found, PREFETCH_FRAMES / 2, |id| station.prefetch_found(id));
+            }
             at += RENEW_BYTES;
             if desk.shard_count != 1 && station.shard_of(id).0 != desk.own {
                 self.forward_renew(request_id, id, station);
@@ -75,14 +79,14 @@ impl Session {
     }
 }
 
-/// Prefetches so that [`PREFETCH_FRAMES`] frames beyond `at` are under way; returns up to where.
+/// Fetches so that so many frames beyond `at` are under way; returns up to where.
 #[inline]
-fn fetch_ahead(bytes: &[u8], at: usize, fetched: usize, station: &Station) -> usize {
+fn fetch_ahead(bytes: &[u8], at: usize, fetched: usize, frames: usize, fetch: impl Fn(LeaseId)) -> usize {
     let mut fetched = fetched.max(at);
-    let end = at + PREFETCH_FRAMES * RENEW_BYTES;
+    let end = at + frames * RENEW_BYTES;
     while fetched < end {
         let Some((_, id)) = bytes.get(fetched..).and_then(renew_at) else { break };
-        station.prefetch(LeaseId(id.0));
+        fetch(LeaseId(id.0));
         fetched += RENEW_BYTES;
     }
     fetched
