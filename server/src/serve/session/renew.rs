@@ -34,6 +34,7 @@ impl Session {
         while let Some((request_id, id)) = renew_at(&bytes[at..]) {
             let id = LeaseId(id.0);
             fetched = fetch_ahead(bytes, at, fetched, PREFETCH_FRAMES, |id| station.prefetch(id));
+            // What the index names, once its cell has had half of the way to arrive.
             if over_index {
                 found = fetch_ahead(bytes, at, found, PREFETCH_FRAMES / 2, |id| station.prefetch_found(id));
             }
